@@ -1,0 +1,4 @@
+//! The backend: the vault over a store, root-key custody, the HTTP server.
+#![forbid(unsafe_code)]
+
+pub mod store;

@@ -1,0 +1,1 @@
+//! The kernel's protections; the only unsafe code.

@@ -1,0 +1,2 @@
+//! The desktop's Secret Service.
+#![forbid(unsafe_code)]
