@@ -1,4 +1,20 @@
 //! Words and contract. No I/O, no clock and no randomness of its own.
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod auth_request;
+pub mod backend;
+pub mod cbor;
+pub mod claim;
+pub mod decision;
+pub mod encoding;
+pub mod frame;
+pub mod identity;
+pub mod otp;
+pub mod payment;
+pub mod problem;
+pub mod scope;
+pub mod seal;
 pub mod secret;
+pub mod token;
+pub mod types;

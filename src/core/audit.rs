@@ -1,0 +1,316 @@
+//! The audit log: one event an act, each with the hash of the one before, and the signed head
+//! by which a reader notices that something was changed, removed, reordered or cut off.
+//!
+//! Every account has a chain of its own, so that its master can verify all of it without
+//! seeing anybody else's.
+use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
+use serde::{Deserialize, Serialize};
+
+use super::frame::Frame;
+use super::identity::ServiceName;
+use super::types::{
+    AccountId, BackendId, Hash32, PublicKey, RequestId, SessionId, Signature, Timestamp,
+    WalletAddress,
+};
+
+/// What was done, or tried.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// A master session was made.
+    SessionCreate,
+    /// A child session was made by its master.
+    SessionChild,
+    /// A daemon renewed its session.
+    SessionRenew,
+    /// One session was ended.
+    SessionRevoke,
+    /// An agent was made.
+    AgentCreate,
+    /// A credential was stored.
+    Store,
+    /// An earlier version of a credential was brought back.
+    RollBack,
+    /// A credential's plaintext was handed out.
+    Read,
+    /// An agent's access was ended.
+    Revoke,
+    /// An agent's access was given back.
+    Reinstate,
+    /// An agent and its credentials were deleted.
+    Teardown,
+    /// An identity was linked to an agent.
+    Link,
+    /// An identity was unlinked.
+    Unlink,
+    /// A payload was left at the rendezvous.
+    Deliver,
+    /// An auth request was approved.
+    Approve,
+    /// An auth request was denied.
+    Deny,
+    /// An agent's scope was changed.
+    ScopeChange,
+    /// An amount was put into the ledger.
+    Fund,
+    /// An amount was taken from the ledger.
+    Debit,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was done.
+    Allowed,
+    /// It was refused.
+    Denied,
+}
+
+/// Who did it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actor {
+    /// The host that the session's client said it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// `master`, `child`, or `backend` for what it did by itself.
+    pub role: Role,
+    /// The user that the session's client said it runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The session it was done with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+}
+
+/// In which part somebody acted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The person, or their session.
+    Master,
+    /// An agent's session.
+    Child,
+    /// The backend by itself.
+    #[default]
+    Backend,
+}
+
+/// The record of one act. The order of the fields is the canonical one of their names, so that
+/// the plain encoding is the canonical encoding; a test holds it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// Who.
+    pub by: Actor,
+    /// Position in the account's chain, from 1.
+    pub seq: u64,
+    /// Hash of the event before; of nothing for the first.
+    pub prev: Hash32,
+    /// When, by the backend's clock.
+    pub time: Timestamp,
+    /// Whose credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<WalletAddress>,
+    /// What.
+    pub action: Action,
+    /// Further words for a person: an identity, a scope, a reason for a refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The account whose chain this is.
+    pub account: AccountId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The auth request that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestId>,
+    /// For which service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    /// The account's presence level at that time.
+    pub presence: String,
+    /// The agent's name at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_name: Option<String>,
+}
+
+impl Event {
+    /// The hash that the next event carries: SHA-256 over the domain, the backend and the
+    /// canonical CBOR of this event.
+    pub fn hash(&self, backend: BackendId) -> Hash32 {
+        let bytes = super::cbor::to_row(self).expect("an event holds nothing that CBOR forbids");
+        Self::hash_encoded(backend, &bytes)
+    }
+
+    /// The same over an event that is encoded already.
+    pub fn hash_encoded(backend: BackendId, encoded: &[u8]) -> Hash32 {
+        let framed = Frame::new("AgentKeys-v1-AuditEvent").field(&backend.0).field(encoded);
+        Hash32::of(framed.bytes())
+    }
+}
+
+/// The hash that the first event of a chain carries as the one before.
+pub const GENESIS: Hash32 = Hash32([0; 32]);
+
+/// The signed end of an account's audit log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// The backend whose log it is.
+    pub backend_id: BackendId,
+    /// The account whose chain it is.
+    pub account: AccountId,
+    /// Sequence number of the last event; 0 for an empty log.
+    pub seq: u64,
+    /// Hash of the last event.
+    pub hash: Hash32,
+    /// The account's master public key.
+    pub master_key: PublicKey,
+    /// Ed25519 by the master key.
+    pub signature: Signature,
+}
+
+impl Head {
+    fn digest(&self) -> Hash32 {
+        let framed = Frame::new("AgentKeys-v1-AuditHead")
+            .field(&self.backend_id.0)
+            .field(&self.account.0)
+            .field(&self.seq.to_be_bytes())
+            .field(&self.hash.0);
+        Hash32::of(framed.bytes())
+    }
+
+    /// Signs a head with the account's master key.
+    pub fn sign(
+        backend_id: BackendId,
+        account: AccountId,
+        seq: u64,
+        hash: Hash32,
+        master: &Ed25519KeyPair,
+    ) -> Self {
+        use ring::signature::KeyPair;
+        let mut head = Self {
+            backend_id,
+            account,
+            seq,
+            hash,
+            master_key: PublicKey([0; 32]),
+            signature: Signature([0; 64]),
+        };
+        head.master_key.0.copy_from_slice(master.public_key().as_ref());
+        let signature = master.sign(&head.digest().0);
+        head.signature.0.copy_from_slice(signature.as_ref());
+        head
+    }
+
+    /// Whether the signature is the master key's.
+    pub fn is_authentic(&self) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.master_key.0)
+            .verify(&self.digest().0, &self.signature.0)
+            .is_ok()
+    }
+}
+
+/// One place of the log as it was read: an event, or what stands where one should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Entry {
+    /// The event as it was written.
+    Event(Box<Event>),
+    /// The row is there and does not open: it was changed, moved or inserted.
+    Damaged {
+        /// Position whose row is damaged.
+        damaged: u64,
+    },
+}
+
+/// What is wrong with a log, and at which event first.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Fault {
+    /// The row does not open.
+    #[error("event {0} was changed: its row does not authenticate")]
+    Damaged(u64),
+    /// The sequence jumps.
+    #[error("event {0} is missing")]
+    Missing(u64),
+    /// The event does not carry the hash of the one before.
+    #[error("event {0} does not follow from the one before: it or the one before was changed")]
+    Chain(u64),
+    /// The event belongs to another account.
+    #[error("event {0} belongs to another account")]
+    Foreign(u64),
+    /// The last event is not the one that the head names.
+    #[error("event {0} is not the one that the signed head names")]
+    Head(u64),
+    /// The head's signature is wrong.
+    #[error("the head at event {0} is not signed by the account's master key")]
+    Signature(u64),
+    /// The log ends before an event that was seen before.
+    #[error("event {0} is missing: the log was cut off after this client last looked")]
+    CutOff(u64),
+    /// The event that was seen before is another now.
+    #[error("event {0} is not the one that this client saw before: the log was forked")]
+    Forked(u64),
+}
+
+/// Walks a chain from its first event; feed it every entry in order, then [`Walk::finish`].
+pub struct Walk {
+    backend: BackendId,
+    account: AccountId,
+    next: u64,
+    last: Hash32,
+    seen: Option<(u64, Hash32)>,
+}
+
+impl Walk {
+    /// A walk over one account's chain. `seen` is the highest head that this client remembers.
+    pub fn new(backend: BackendId, account: AccountId, seen: Option<&Head>) -> Self {
+        let seen = seen.map(|head| (head.seq, head.hash));
+        Self { backend, account, next: 1, last: GENESIS, seen }
+    }
+
+    /// Takes the next entry.
+    pub fn step(&mut self, entry: &Entry) -> Result<(), Fault> {
+        let event = match entry {
+            Entry::Damaged { .. } => return Err(Fault::Damaged(self.next)),
+            Entry::Event(event) => event,
+        };
+        if event.seq != self.next {
+            return Err(Fault::Missing(self.next));
+        }
+        if event.account != self.account {
+            return Err(Fault::Foreign(event.seq));
+        }
+        if event.prev != self.last {
+            return Err(Fault::Chain(event.seq));
+        }
+        self.last = event.hash(self.backend);
+        if let Some((seq, hash)) = self.seen {
+            if seq == event.seq && hash != self.last {
+                return Err(Fault::Forked(seq));
+            }
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Compares the end with the signed head and with what was seen before; returns how many
+    /// events were verified.
+    pub fn finish(self, head: &Head) -> Result<u64, Fault> {
+        let count = self.next - 1;
+        if !head.is_authentic() || head.backend_id != self.backend || head.account != self.account {
+            return Err(Fault::Signature(head.seq));
+        }
+        if head.seq > count {
+            return Err(Fault::Missing(self.next));
+        }
+        if head.seq < count || head.hash != self.last {
+            return Err(Fault::Head(count));
+        }
+        match self.seen {
+            Some((seq, _)) if seq > count => Err(Fault::CutOff(self.next)),
+            _ => Ok(count),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What an agent's session may do.
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::ServiceName;
+
+/// Most services one scope may name.
+pub const MAX_SERVICES: usize = 256;
+
+/// Which services, and whether it may also store.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scope {
+    /// Absent: all that the agent has, later ones too. Empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<BTreeSet<ServiceName>>,
+    /// Whether storing is refused.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+impl Scope {
+    /// Every service that the agent has, reading and storing.
+    pub const fn everything() -> Self {
+        Self { services: None, read_only: false }
+    }
+
+    /// Whether credentials of `service` are inside this scope.
+    pub fn allows(&self, service: &ServiceName) -> bool {
+        self.services.as_ref().is_none_or(|services| services.contains(service))
+    }
+
+    /// What both scopes allow.
+    pub fn and(&self, other: &Self) -> Self {
+        let services = match (&self.services, &other.services) {
+            (None, any) | (any, None) => any.clone(),
+            (Some(a), Some(b)) => Some(a.intersection(b).cloned().collect()),
+        };
+        Self { services, read_only: self.read_only || other.read_only }
+    }
+
+    /// Whether this scope allows nothing that `wider` does not.
+    pub fn within(&self, wider: &Self) -> bool {
+        let services = match (&self.services, &wider.services) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(a), Some(b)) => a.is_subset(b),
+        };
+        services && (self.read_only || !wider.read_only)
+    }
+
+    /// Whether it names no more than [`MAX_SERVICES`].
+    pub fn is_bounded(&self) -> bool {
+        self.services.as_ref().is_none_or(|services| services.len() <= MAX_SERVICES)
+    }
+}
+
+impl fmt::Display for Scope {
+    /// In words, as a person is asked to approve it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let verb = if self.read_only { "read" } else { "read and store" };
+        match &self.services {
+            None => write!(f, "{verb} all of the agent's services, later ones too"),
+            Some(services) if services.is_empty() => f.write_str("no service"),
+            Some(services) => {
+                let names: Vec<_> = services.iter().map(ServiceName::as_str).collect();
+                write!(f, "{verb} {}", names.join(", "))
+            }
+        }
+    }
+}
