@@ -1,1 +1,3 @@
 //! The kernel's protections; the only unsafe code.
+
+pub mod durability;
