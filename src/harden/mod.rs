@@ -12,6 +12,7 @@
 #![deny(clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
 mod arena;
+pub mod durability;
 mod hidden;
 mod inspect;
 mod process;
