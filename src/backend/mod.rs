@@ -1,4 +1,5 @@
 //! The backend: the vault over a store, root-key custody, the HTTP server.
 #![forbid(unsafe_code)]
 
+pub mod custody;
 pub mod store;
