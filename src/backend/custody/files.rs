@@ -77,7 +77,7 @@ fn write_new(path: &Path, content: &[u8]) -> Result<(), CustodyError> {
 }
 
 fn sync_folder_of(path: &Path) -> Result<(), CustodyError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|f| f.sync_all()).map_err(failed("sync", folder))
 }
 
@@ -88,8 +88,11 @@ fn sync_folder_of(path: &Path) -> Result<(), CustodyError> {
 /// # Errors
 /// [`CustodyError::File`] and [`CustodyError::Unsafe`].
 pub(super) fn ensure_folder(folder: &Path, private: bool) -> Result<(), CustodyError> {
+    let new: Vec<_> = folder.ancestors().take_while(|f| !f.exists()).collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(failed("create", folder))?;
+    // Or a power cut takes the folder away with the key in it.
+    new.into_iter().filter(|f| !f.as_os_str().is_empty()).try_for_each(sync_folder_of)?;
     let meta = fs::metadata(folder).map_err(failed("look at", folder))?;
     if meta.uid() != harden::effective_uid() {
         return refused(folder, "it belongs to another user");
