@@ -1,8 +1,5 @@
-<<<<<<< HEAD
 //! The one integration test binary: a module a topic.
+mod custody;
 mod harden;
-=======
-//! The integration tests: one binary, a module a topic.
-
+mod keyring;
 mod store_conformance;
->>>>>>> store
