@@ -5,9 +5,7 @@ use std::sync::{Arc, RwLock};
 use subtle::ConstantTimeEq;
 
 use super::journal::{Draft, Proposal, Refused};
-use super::rows::{
-    AccountRow, AgentLink, AgentRow, Progress, RequestRow, SessionKind, SessionRow,
-};
+use super::rows::{AccountRow, AgentLink, AgentRow, Progress, RequestRow, SessionKind, SessionRow};
 use super::{Inner, Loaded, MAX_TRIES, answer, keys};
 use crate::backend::store::Value;
 use crate::core::audit::{Action, Actor, Outcome, Role};
@@ -355,7 +353,11 @@ impl Inner {
 
     /// The agent that a caller names: for a master any of the account, for a child its own.
     /// A child that names another gets no word on whether there is such an agent.
-    pub async fn target(&self, access: &Access, identity: &AgentIdentity) -> Answer<Loaded<AgentRow>> {
+    pub async fn target(
+        &self,
+        access: &Access,
+        identity: &AgentIdentity,
+    ) -> Answer<Loaded<AgentRow>> {
         let found = self.find_agent(access.account_id(), identity).await?;
         match &access.agent {
             None => found.ok_or_else(|| agent_not_found(identity)),

@@ -86,7 +86,9 @@ impl Inner {
                     let new = self.new_account(&identity, now)?;
                     let NewAccount { row, key } = new;
                     proposal.checks.push(Check::Absent(proof_key.clone()));
-                    proposal.writes.push(self.put(proof_key.clone(), &ProofRow { account: row.id })?);
+                    proposal
+                        .writes
+                        .push(self.put(proof_key.clone(), &ProofRow { account: row.id })?);
                     proposal.writes.push(self.put(keys::account(row.id), &row)?);
                     self.keep_master_key(row.id, Arc::new(key));
                     (row.id, row.wallet, row.presence)
@@ -215,6 +217,19 @@ impl Inner {
         Ok(end)
     }
 
+    /// The signed head at a known end; the account's row is opened already, or it has no head.
+    pub fn known_head(&self, account: AccountId, end: ChainRow) -> Option<Arc<Head>> {
+        let known = self.heads.read().unwrap_or_else(|e| e.into_inner());
+        if let Some(head) = known.get(&account).filter(|head| head.seq == end.seq) {
+            return Some(head.clone());
+        }
+        drop(known);
+        let keys = self.master_keys.read().unwrap_or_else(|e| e.into_inner());
+        let key = keys.get(&account)?.clone();
+        drop(keys);
+        Some(self.sign_head(account, end, &key))
+    }
+
     /// The signed head of an account. One signature serves all who ask before the next event.
     pub fn signed_head(&self, account: &AccountRow, end: ChainRow) -> Answer<Arc<Head>> {
         let known = self.heads.read().unwrap_or_else(|e| e.into_inner());
@@ -223,14 +238,22 @@ impl Inner {
         }
         drop(known);
         let key = self.master_key(account)?;
-        let head =
-            Arc::new(Head::sign(self.backend_id, account.id, end.seq, end.hash, key.expose()));
+        Ok(self.sign_head(account.id, end, &key))
+    }
+
+    fn sign_head(
+        &self,
+        account: AccountId,
+        end: ChainRow,
+        key: &Hidden<Ed25519KeyPair>,
+    ) -> Arc<Head> {
+        let head = Arc::new(Head::sign(self.backend_id, account, end.seq, end.hash, key.expose()));
         let mut known = self.heads.write().unwrap_or_else(|e| e.into_inner());
         if known.len() >= MAX_KEPT {
             known.clear();
         }
-        known.insert(account.id, head.clone());
-        Ok(head)
+        known.insert(account, head.clone());
+        head
     }
 
     pub fn who_am_i(&self, access: &Access) -> Answer<WhoAmI> {

@@ -144,10 +144,8 @@ impl Inner {
     pub async fn teardown(&self, access: &Access, identity: &AgentIdentity) -> Answer<bool> {
         access.master()?;
         let account = access.account_id();
-        let agent = self
-            .find_agent(account, identity)
-            .await?
-            .ok_or_else(|| agent_not_found(identity))?;
+        let agent =
+            self.find_agent(account, identity).await?.ok_or_else(|| agent_not_found(identity))?;
         let wallet = agent.row.wallet;
         let mut proposal = access.unchanged();
         proposal.checks.push(agent.unchanged());

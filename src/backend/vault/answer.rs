@@ -13,10 +13,9 @@ pub fn store(error: StoreError) -> Problem {
             "the disk that holds the backend's store is full".to_owned(),
             "free some space on the backend's disk; it goes on by itself",
         ),
-        StoreError::Gone | StoreError::Replaced => (
-            error.to_string(),
-            "put the backend's own data folder back; it goes on by itself",
-        ),
+        StoreError::Gone | StoreError::Replaced => {
+            (error.to_string(), "put the backend's own data folder back; it goes on by itself")
+        }
         StoreError::Damaged(_) => (
             "what is on the backend's disk is not what was committed".to_owned(),
             "restore the data folder from a backup; the backend's log says more",

@@ -162,9 +162,10 @@ fn must_be_live(row: &RequestRow, access: &Access) -> Answer<()> {
 
 impl Inner {
     pub async fn open_request(&self, peer: &Peer, request: &OpenRequest) -> Answer<Opened> {
-        let details = request.details.canonical().map_err(|e| {
-            Problem::invalid("request_details", e.to_string())
-        })?;
+        let details = request
+            .details
+            .canonical()
+            .map_err(|e| Problem::invalid("request_details", e.to_string()))?;
         let kind = request.details.kind();
         for _ in 0..MAX_TRIES {
             let asker = self.asker(request).await?;
@@ -489,9 +490,7 @@ impl Inner {
 /// What the backend itself saw of whoever opened a request.
 fn seen(peer: &Peer) -> Seen {
     match peer {
-        Peer::Address(address) => {
-            Seen { address: address.to_string(), uid: None, program: None }
-        }
+        Peer::Address(address) => Seen { address: address.to_string(), uid: None, program: None },
         Peer::Unix(peer) => Seen {
             address: "unix socket".to_owned(),
             uid: Some(peer.uid),

@@ -30,7 +30,7 @@ const NONCE: usize = 12;
 const MAX_KEYS: usize = 256;
 
 /// Why a row cannot be written or read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CellError {
     /// It does not authenticate: changed, moved, inserted, or of another store.
     #[error("a row does not authenticate")]
@@ -39,11 +39,17 @@ pub enum CellError {
     #[error("a row has another shape than this version knows")]
     Shape,
     /// No room in secret memory.
-    #[error(transparent)]
-    Memory(#[from] SecretMemoryError),
+    #[error("{0}")]
+    Memory(Arc<SecretMemoryError>),
     /// No randomness.
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
+}
+
+impl From<SecretMemoryError> for CellError {
+    fn from(error: SecretMemoryError) -> Self {
+        Self::Memory(Arc::new(error))
+    }
 }
 
 struct Length(usize);

@@ -73,7 +73,12 @@ impl Inner {
         keys::credential(agent.account, agent.wallet, &self.service_mac(service))
     }
 
-    fn unseal(&self, agent: &AgentRow, service: &ServiceName, sealed: &[u8]) -> Answer<SecretBytes> {
+    fn unseal(
+        &self,
+        agent: &AgentRow,
+        service: &ServiceName,
+        sealed: &[u8],
+    ) -> Answer<SecretBytes> {
         let purpose = Purpose::credential(agent.account, agent.wallet, service);
         // HPKE wants the key's bytes; this copy is wiped when it is dropped.
         let secret = Key32::new(*self.shielding_secret.expose());
@@ -139,7 +144,9 @@ impl Inner {
     ) -> Answer<bool> {
         let agent = self.target(access, identity).await?;
         if let Err(problem) = self.may_store(access, &agent.row, service) {
-            return self.denied(access, Action::Store, Some(&agent.row), Some(service), problem).await;
+            return self
+                .denied(access, Action::Store, Some(&agent.row), Some(service), problem)
+                .await;
         }
         let plain = self.unseal(&agent.row, service, sealed)?;
         let key = self.credential_key(&agent.row, service);
@@ -163,7 +170,13 @@ impl Inner {
                     (old.row.oldest..oldest)
                         .map(|gone| Write::Delete(keys::version(account, wallet, &mac, gone))),
                 );
-                CredentialRow { version, oldest, stored_at: access.now, secret, ..(*old.row).clone() }
+                CredentialRow {
+                    version,
+                    oldest,
+                    stored_at: access.now,
+                    secret,
+                    ..(*old.row).clone()
+                }
             }
             None => {
                 let mut row = AgentRow::clone(&agent.row);

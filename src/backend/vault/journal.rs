@@ -55,7 +55,8 @@ pub struct Draft {
 
 impl Draft {
     fn place(self, seq: u64, prev: Hash32) -> Event {
-        let (agent, agent_name) = self.agent.map_or((None, None), |(agent, name)| (Some(agent), name));
+        let (agent, agent_name) =
+            self.agent.map_or((None, None), |(agent, name)| (Some(agent), name));
         Event {
             by: self.by,
             seq,

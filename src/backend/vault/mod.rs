@@ -22,6 +22,7 @@ mod renewal;
 mod rows;
 mod session;
 mod sweep;
+mod verdict;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -242,8 +243,7 @@ impl Inner {
         prefix: &[u8],
         limit: usize,
     ) -> Answer<Vec<Loaded<T>>> {
-        let page =
-            self.store.scan(KeyRange::prefix(prefix), limit).await.map_err(answer::store)?;
+        let page = self.store.scan(KeyRange::prefix(prefix), limit).await.map_err(answer::store)?;
         page.into_iter()
             .map(|(key, raw)| {
                 let row = Arc::new(self.cells.open(&key, &raw).map_err(answer::cell)?);

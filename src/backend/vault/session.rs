@@ -3,7 +3,7 @@ use super::access::{Access, agent_not_found};
 use super::agent::NewAgent;
 use super::journal::Proposal;
 use super::rows::{AgentRow, FamilyRow, RenewalRow, SessionKind, SessionRow};
-use super::{Inner, MAX_TRIES, answer, keys, sweep};
+use super::{Inner, answer, keys, sweep};
 use crate::backend::store::Check;
 use crate::core::audit::{Action, Outcome};
 use crate::core::backend::{Minted, Revocation, RevokeTarget};
@@ -11,7 +11,7 @@ use crate::core::identity::AgentIdentity;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::{MAX_SERVICES, Scope};
 use crate::core::token::{RenewalSecret, SessionToken};
-use crate::core::types::{RequestId, Timestamp};
+use crate::core::types::{Hash32, RequestId, Timestamp};
 
 /// A child session lives this long.
 pub const CHILD_MS: u64 = 4 * 60 * 60 * 1000;
@@ -34,7 +34,7 @@ pub fn bounded(scope: &Scope) -> Answer<()> {
 }
 
 /// The first half of a hash, by which rows of tokens are found.
-pub fn half(hash: &crate::core::types::Hash32) -> [u8; 16] {
+pub fn half(hash: &Hash32) -> [u8; 16] {
     let mut half = [0; 16];
     half.copy_from_slice(&hash.0[..16]);
     half
@@ -192,7 +192,8 @@ impl Inner {
         let mut proposal = access.unchanged();
         proposal.checks.push(session.unchanged());
         proposal.writes.push(self.put(session.key.clone(), &row)?);
-        let mut event = access.event(Action::SessionRevoke, Outcome::Allowed).detail(id.to_string());
+        let mut event =
+            access.event(Action::SessionRevoke, Outcome::Allowed).detail(id.to_string());
         if let SessionKind::Child { family, wallet, .. } = &row.kind {
             if let Some(loaded) = self.load::<FamilyRow>(keys::family(family)).await? {
                 let mut family_row = FamilyRow::clone(&loaded.row);
@@ -230,4 +231,3 @@ impl Inner {
         self.propose(proposal).await
     }
 }
-

@@ -91,7 +91,7 @@ impl Inner {
             (Details::ScopeChange(change), Some(agent)) => {
                 only_for_pair(grant)?;
                 let scope = narrowed(&change.scope, grant)?;
-                self.change_scope(access, &request.row, &agent, scope, &mut proposal).await?
+                self.change_scope(&request.row, &agent, scope, &mut proposal).await?
             }
             (Details::HighValueRelease(_), Some(agent)) => {
                 only_for_pair(grant)?;
@@ -192,7 +192,6 @@ impl Inner {
 
     async fn change_scope(
         &self,
-        access: &Access,
         row: &RequestRow,
         agent: &Loaded<AgentRow>,
         scope: Scope,
