@@ -25,7 +25,10 @@ const MAX_CACHED: usize = 4096;
 
 /// Rows that were opened before, by key and stored value: a row that has changed in the store
 /// is never found here.
-pub struct Cache<T>(RwLock<HashMap<Vec<u8>, (Value, Arc<T>)>>);
+pub struct Cache<T>(RwLock<HashMap<Vec<u8>, Opened<T>>>);
+
+/// A stored value and what it opened to.
+type Opened<T> = (Value, Arc<T>);
 
 impl<T> Default for Cache<T> {
     fn default() -> Self {

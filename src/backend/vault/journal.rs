@@ -10,6 +10,7 @@
 //! row hashes). Sealing notices a row that was changed or moved; the digest, checked at start,
 //! notices one that was deleted or put back to an older state.
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, RwLock};
 
 use tokio::sync::{mpsc, oneshot};
@@ -491,13 +492,12 @@ impl Task {
 
     async fn load_ends(&self, state: &mut Group, events: &[Draft]) -> Result<(), Refused> {
         for draft in events {
-            if !state.ends.contains_key(&draft.account) {
+            if let Entry::Vacant(vacant) = state.ends.entry(draft.account) {
                 let key = keys::chain(draft.account);
-                let end = match self.store.get(&key).await? {
+                vacant.insert(match self.store.get(&key).await? {
                     Some(raw) => self.cells.open(&key, &raw)?,
                     None => ChainRow { seq: 0, hash: GENESIS },
-                };
-                state.ends.insert(draft.account, end);
+                });
             }
         }
         Ok(())

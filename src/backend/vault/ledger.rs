@@ -76,7 +76,6 @@ impl Inner {
         self.settle(access, &agent, layer, row, next, moved, None).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the rail's own list, and who calls")]
     pub async fn debit(
         &self,
         access: &Access,
