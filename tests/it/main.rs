@@ -1,4 +1,5 @@
 //! The one integration test binary: a module a topic.
+mod architecture;
 mod custody;
 mod harden;
 mod keyring;
