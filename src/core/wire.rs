@@ -22,9 +22,7 @@ use super::problem::{Answer, Problem};
 use super::scope::Scope;
 use super::secret::SecretBytes;
 use super::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
-use super::types::{
-    ChildKeys, Hash32, Malformed, RequestId, SessionId, Timestamp, WalletAddress,
-};
+use super::types::{ChildKeys, Hash32, Malformed, RequestId, SessionId, Timestamp, WalletAddress};
 
 /// The number of this wire; a change that an older client cannot read counts it up.
 pub const WIRE_VERSION: u64 = 1;

@@ -63,16 +63,12 @@ fn unauthorized(cause: &str) -> Problem {
 
 impl<'a> Call<'a> {
     /// The bearer token, read by `parse`; `what` is the kind that is wanted.
-    pub fn token<T>(
-        &self,
-        what: &str,
-        parse: impl Fn(&str) -> Result<T, Malformed>,
-    ) -> Answer<T> {
+    pub fn token<T>(&self, what: &str, parse: impl Fn(&str) -> Result<T, Malformed>) -> Answer<T> {
         match self.bearer {
             Bearer::Absent => Err(unauthorized(&format!("the request has no {what}"))),
-            Bearer::Malformed => Err(unauthorized(
-                "the Authorization header is not one Bearer token",
-            )),
+            Bearer::Malformed => {
+                Err(unauthorized("the Authorization header is not one Bearer token"))
+            }
             Bearer::Token(text) => parse(text)
                 .map_err(|_| unauthorized(&format!("the bearer token is no {what} of ours"))),
         }
@@ -153,9 +149,9 @@ impl<const N: usize> Fields<'_, N> {
     /// The field as a `T`; `None` when it is missing.
     pub fn optional<T: FromStr<Err = Malformed>>(&self, name: &'static str) -> Answer<Option<T>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        text.parse().map(Some).map_err(|e: Malformed| {
-            Problem::invalid(name, format!("{name} {}", e.why))
-        })
+        text.parse()
+            .map(Some)
+            .map_err(|e: Malformed| Problem::invalid(name, format!("{name} {}", e.why)))
     }
 
     /// The field as a `T`; it may not be missing.
@@ -254,7 +250,8 @@ pub(super) mod tests {
         };
         assert_eq!(number("wait=30").unwrap(), Some(30));
         assert_eq!(number("").unwrap(), None);
-        for bad in ["wait=31", "wait=-1", "wait=+1", "wait=1e1", "wait=", "wait=99999999999999999999"]
+        for bad in
+            ["wait=31", "wait=-1", "wait=+1", "wait=1e1", "wait=", "wait=99999999999999999999"]
         {
             assert!(number(bad).is_err(), "{bad}");
         }

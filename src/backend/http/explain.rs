@@ -7,8 +7,8 @@
 use std::fmt;
 
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer,
-    MapAccess, SeqAccess, Unexpected, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, Visitor,
 };
 use serde_json::{Map, Value};
 
@@ -271,14 +271,19 @@ mod tests {
 
     #[test]
     fn the_field_is_named_and_what_is_allowed() {
-        let p = explained::<StoreCredential>(r#"{"agent_id":"a","service":"no/slash","ciphertext":""}"#);
+        let p = explained::<StoreCredential>(
+            r#"{"agent_id":"a","service":"no/slash","ciphertext":""}"#,
+        );
         assert_eq!(p.detail, "service is not valid");
         assert!(p.cause.contains("a-z"), "{}", p.cause);
         let p = explained::<StoreCredential>(r#"{"agent_id":"a","service":"x","cyphertext":""}"#);
         assert_eq!(p.detail, "cyphertext is not valid");
         assert!(p.cause.contains("agent_id, service, ciphertext"), "{}", p.cause);
         let p = explained::<StoreCredential>(r#"{"agent_id":"a","service":"x"}"#);
-        assert_eq!((p.detail.as_str(), p.cause.as_str()), ("ciphertext is not valid", "it is missing"));
+        assert_eq!(
+            (p.detail.as_str(), p.cause.as_str()),
+            ("ciphertext is not valid", "it is missing")
+        );
         let p = explained::<StoreCredential>(r#"{"agent_id":"a","service":"x","ciphertext":"a?"}"#);
         assert!(p.detail.starts_with("ciphertext") && p.cause.contains("base64"), "{p:?}");
         let p = explained::<CreateChild>(r#"{"scope":{"services":["ok","not ok"]}}"#);
@@ -287,9 +292,13 @@ mod tests {
         assert_eq!(p.detail, "scope.read_only is not valid");
         let p = explained::<Debit>(r#"{"agent_id":"a","layer":"gold","amount":1,"reference":"r"}"#);
         assert!(p.cause.contains("system_gas"), "{}", p.cause);
-        let p = explained::<Debit>(r#"{"agent_id":"a","layer":"system_gas","amount":-1,"reference":""}"#);
+        let p = explained::<Debit>(
+            r#"{"agent_id":"a","layer":"system_gas","amount":-1,"reference":""}"#,
+        );
         assert!(p.detail.starts_with("amount"), "{p:?}");
-        let p = explained::<OpenAuthRequest>(r#"{"child_pubkey":[],"request_type":"Pair","request_details":{}}"#);
+        let p = explained::<OpenAuthRequest>(
+            r#"{"child_pubkey":[],"request_type":"Pair","request_details":{}}"#,
+        );
         assert!(p.detail.starts_with("child_pubkey"), "{p:?}");
     }
 

@@ -77,10 +77,7 @@ mod tests {
     fn each_step_wants_its_own_token() {
         let open = OpenToken::new(&[1; 32]);
         let registration = RegistrationToken::new(&[1; 32]);
-        let body = format!(
-            r#"{{"daemon_pubkey":"{}","pair_code":"abcd-efgh"}}"#,
-            "0a".repeat(64)
-        );
+        let body = format!(r#"{{"daemon_pubkey":"{}","pair_code":"abcd-efgh"}}"#, "0a".repeat(64));
         match register(&call(open.expose(), "", &body)) {
             Ok(Action::Register(_, code, keys)) => {
                 assert_eq!(code.to_string(), "ABCD-EFGH");

@@ -1,9 +1,7 @@
 //! One match from method and path to a typed action, and one from the action to the trait.
 use super::call::Call;
 use super::reply::Reply;
-use super::{
-    agent, audit, auth_request, credential, identity, meta, payment, rendezvous, session,
-};
+use super::{agent, audit, auth_request, credential, identity, meta, payment, rendezvous, session};
 use crate::core::backend::AccountBackend;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::wire::Route;
