@@ -1,4 +1,4 @@
-//! Measures the embedded store: `cargo run --release --example store_bench -- DIR [SECONDS]`.
+//! Measures the embedded store: `cargo run --release --example store_bench -- DIR [SECONDS [CACHE_KIB]]`.
 //!
 //! DIR must lie on the disk that is to be measured; a store is made in a new folder under it and
 //! removed. Prints a table. The bare `fdatasync` line is the floor for the single-writer one.
@@ -16,25 +16,30 @@ use agentkeys::harden::durability::barriers;
 fn main() {
     let mut args = std::env::args().skip(1);
     let Some(parent) = args.next() else {
-        eprintln!("usage: store_bench DIR [SECONDS]");
+        eprintln!("usage: store_bench DIR [SECONDS [CACHE_KIB]]");
         std::process::exit(2);
     };
     let seconds = args.next().map_or(3, |text| text.parse().expect("SECONDS is a number"));
+    let mut options = Options::default();
+    if let Some(text) = args.next() {
+        options.cache_bytes = 1024 * text.parse::<u64>().expect("CACHE_KIB is a number");
+    }
     let dir = Path::new(&parent).join(format!("store-bench-{}", std::process::id()));
     fs::create_dir(&dir).expect("DIR is a folder that can be written");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    runtime.block_on(bench(&dir, Duration::from_secs(seconds)));
+    runtime.block_on(bench(&dir, options, Duration::from_secs(seconds)));
     fs::remove_dir_all(&dir).expect("the folder can be removed");
 }
 
-async fn bench(dir: &Path, time: Duration) {
+async fn bench(dir: &Path, options: Options, time: Duration) {
     println!("idle without a store: {} KiB resident", resident());
     bare(dir, time);
     let path = dir.join("store");
-    let store = Arc::new(SledStore::open(&path, Options::default()).expect("the store opens"));
+    let store = Arc::new(SledStore::open(&path, options.clone()).expect("the store opens"));
     println!("idle with a new store: {} KiB resident", resident());
     for tasks in [1, 64, 256] {
         commits(&store, tasks, time).await;
+        println!("    {} KiB resident, {} KiB on disk", resident(), on_disk(&path));
     }
     reads(&store, time);
     println!("after the load: {} KiB resident, {} KiB on disk", resident(), on_disk(&path));
@@ -57,7 +62,7 @@ async fn bench(dir: &Path, time: Duration) {
     drop(store);
     println!("close: {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
     let begun = Instant::now();
-    let store = SledStore::open(&path, Options::default()).expect("the store opens");
+    let store = SledStore::open(&path, options.clone()).expect("the store opens");
     println!("open: {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
     println!("opened again: {} KiB resident", resident());
     store.close().await;
