@@ -191,6 +191,42 @@ mod tests {
     }
 
     #[test]
+    #[allow(unsafe_code)]
+    fn a_call_whose_announced_successor_never_comes_makes_its_own_barrier() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        for _ in 0..5 {
+            expect_pair();
+            let before = barriers();
+            // SAFETY: takes numbers only.
+            assert_eq!(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, 0) }, 0);
+            assert!(barriers() > before, "it returned without a barrier");
+        }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_call_is_not_served_by_the_failure_of_its_successor_or_by_another_file() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let other = tempfile::tempfile().expect("a temporary file");
+        let fd = file.as_raw_fd();
+        // A pipe cannot be synced: the barrier fails.
+        let (pipe, _writer) = io::pipe().expect("a pipe");
+        for (successor, fails) in [(other.as_raw_fd(), false), (pipe.as_raw_fd(), true)] {
+            let first = std::thread::spawn(move || served_by_next(fd));
+            while lock(&WAITING).is_none() && !first.is_finished() {
+                std::hint::spin_loop();
+            }
+            // SAFETY: takes numbers only.
+            let result = unsafe { libc::sync_file_range(successor, 0, 0, 0) };
+            assert_eq!(result != 0, fails);
+            assert!(!first.join().expect("it does not panic"), "served without a barrier");
+        }
+        // SAFETY: takes numbers only.
+        let failed = std::thread::spawn(move || unsafe { sync_file_range(-1, 0, 0, 0) });
+        assert_eq!(failed.join().expect("it does not panic"), -1);
+    }
+
+    #[test]
     fn free_space_is_known_for_a_folder_that_exists_only() {
         assert!(free_bytes(Path::new("/")).expect("the root has a file system") > 0);
         let missing = free_bytes(Path::new("/nowhere/at/all")).expect_err("no such folder");

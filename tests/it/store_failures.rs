@@ -251,6 +251,49 @@ async fn deleted_files_refuse_every_commit() {
     assert!(!folder.exists(), "the store made a new folder in the place of the missing one");
 }
 
+/// A frozen file system lets nobody write until it is thawed, and gives no error.
+#[tokio::test]
+async fn a_disk_that_does_not_answer_holds_nobody_past_the_deadline() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let disk = dir.path().join("disk");
+    image(&disk, 64, "mkfs.ext4").expect("an image can be made");
+    let mount = match Mount::new(Some(&disk), "loop", dir.path().join("mount")) {
+        Ok(mount) => mount,
+        Err(why) => return skip("a disk that hangs: it needs root and a loop device", &why),
+    };
+    let point = mount.path().to_str().expect("a temporary path is plain");
+    let deadline = Duration::from_millis(400);
+    let options = Options { deadline, ..Options::default() };
+    let store = SledStore::open(&mount.path().join("store"), options).expect("the store opens");
+    let write = |text| store.commit(vec![], vec![Write::Put(b"key".to_vec(), text)]);
+    write(Value::from_static(b"before")).await.expect("nothing is wrong yet");
+
+    run("fsfreeze", &["-f", point]).expect("the disk can be frozen");
+    let begun = Instant::now();
+    let first = write(Value::from_static(b"frozen")).await;
+    let waited = begun.elapsed();
+    // Time for the group that hangs to be past the deadline by more than the clock's grain.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (begun, second) = (Instant::now(), write(Value::from_static(b"frozen too")).await);
+    let refused_in = begun.elapsed();
+    let seen = store.get_now(b"key");
+    // Thaw before the first assertion: a frozen disk cannot be unmounted.
+    run("fsfreeze", &["-u", point]).expect("the disk can be thawed");
+    assert_eq!(first, Err(CommitError::Store(StoreError::TimedOut)));
+    assert!(waited >= deadline && waited < 5 * deadline, "it took {waited:?}");
+    assert!(matches!(second, Err(CommitError::Store(StoreError::Io { .. }))), "got {second:?}");
+    assert!(refused_in < deadline / 4, "nobody queues behind a disk that hangs: {refused_in:?}");
+    assert_eq!(seen, Ok(Some(Value::from_static(b"before"))), "reads show what is durable");
+
+    let patience = Instant::now() + Duration::from_secs(10);
+    while write(Value::from_static(b"after")).await.is_err() {
+        assert!(Instant::now() < patience, "the store does not recover");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(store.get_now(b"key"), Ok(Some(Value::from_static(b"after"))));
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_file_size_limit_is_an_error_and_not_the_end() {
     let dir = tempfile::tempdir().expect("a temporary folder");

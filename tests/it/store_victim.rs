@@ -51,10 +51,10 @@ impl Victim {
             let mut line = String::new();
             while output.read_line(&mut line).is_ok_and(|len| len > 0) {
                 // Without its newline a line is not whole, and acknowledges nothing.
-                if let Some(whole) = line.strip_suffix('\n') {
-                    if sender.send(whole.to_owned()).is_err() {
-                        return;
-                    }
+                if let Some(whole) = line.strip_suffix('\n')
+                    && sender.send(whole.to_owned()).is_err()
+                {
+                    return;
                 }
                 line.clear();
             }
