@@ -4,3 +4,7 @@ mod custody;
 mod harden;
 mod keyring;
 mod store_conformance;
+mod store_crash;
+mod store_failures;
+mod store_ledger;
+mod store_victim;
