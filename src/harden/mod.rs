@@ -12,13 +12,16 @@
 #![deny(clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
 mod arena;
+mod daemon;
 mod hidden;
 mod inspect;
 mod process;
 mod report;
+mod signal;
 mod spawn;
 
 pub use arena::{SecretMemoryError, SecretMemoryKind, secret_memory_kind};
+pub use daemon::{Group, spawn_daemon};
 pub use hidden::{Hidden, Hideable};
 pub use inspect::{
     duplicate_descriptor, effective_uid, exe_of, open_without_following, process_start_time,
@@ -29,4 +32,5 @@ pub use process::{
     restrict_umask,
 };
 pub use report::{Finding, Mechanism, Need, Report, State, report};
+pub use signal::ProcessHandle;
 pub use spawn::spawn_detached;

@@ -1,0 +1,6 @@
+//! `CredentialBackend` over HTTP and Unix socket, and how a command reaches its backend.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod files;
+pub mod places;
