@@ -4,3 +4,5 @@
 pub mod config;
 pub mod files;
 pub mod places;
+pub mod private;
+pub mod socket;

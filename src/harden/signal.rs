@@ -2,7 +2,7 @@
 //!
 //! Must never signal by a bare process id, which the kernel gives out again.
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// One process, for as long as this is held, also when it has ended.
 #[derive(Debug)]
@@ -24,10 +24,10 @@ impl ProcessHandle {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Asks it to end: `SIGTERM`.
+    /// Asks it to end: `SIGTERM`. One that has ended already needs no asking.
     ///
     /// # Errors
-    /// Those of `pidfd_send_signal(2)`: `ESRCH` if it has ended, `EPERM` if it is not ours.
+    /// Those of `pidfd_send_signal(2)`: `EPERM` if it is not ours.
     pub fn terminate(&self) -> io::Result<()> {
         self.send(libc::SIGTERM)
     }
@@ -46,7 +46,11 @@ impl ProcessHandle {
         let sent = unsafe {
             libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, no_details, 0)
         };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        match io::Error::last_os_error() {
+            _ if sent >= 0 => Ok(()),
+            error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            error => Err(error),
+        }
     }
 }
 
@@ -54,6 +58,13 @@ impl ProcessHandle {
 impl AsRawFd for ProcessHandle {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+/// As for [`AsRawFd`].
+impl AsFd for ProcessHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -74,7 +85,7 @@ mod tests {
             let handle = ProcessHandle::open(child.id()).unwrap();
             send(&handle).unwrap();
             assert_eq!(child.wait().unwrap().signal(), Some(signal));
-            assert_eq!(send(&handle).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+            send(&handle).unwrap();
         }
     }
 

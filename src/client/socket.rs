@@ -1,0 +1,143 @@
+//! Opens a backend's Unix socket, and checks who is behind it.
+//!
+//! Must never hand on a connection to a process that could be anybody's.
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixStream;
+
+use super::files;
+use crate::core::problem::{Answer, Code, Problem};
+use crate::harden;
+
+/// How long a backend whose queue is full is tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whose a backend behind a socket may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// This user's alone: the private backend.
+    Ours,
+    /// This user's, root's, or that of the user whose folder the socket is in: one that the
+    /// person named.
+    Named,
+}
+
+/// A connection to a backend.
+#[derive(Debug)]
+pub struct Reached {
+    /// The connection, checked.
+    pub stream: UnixStream,
+    /// The backend's process, where the kernel says which.
+    pub pid: Option<u32>,
+}
+
+/// Connects to `socket`; `None` if nobody listens there.
+///
+/// # Errors
+/// `UNAVAILABLE` when the connection fails for another reason, `DENIED` for a socket whose
+/// folder or listener is not one of those that `whose` allows.
+pub async fn reach(socket: &Path, whose: Whose) -> Answer<Option<Reached>> {
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    let owner = match std::fs::symlink_metadata(folder) {
+        Err(error) if is_absent(error.kind()) => return Ok(None),
+        Err(error) => return Err(files::failed("look at the folder", folder, &error)),
+        Ok(found) => found.uid(),
+    };
+    if whose == Whose::Ours {
+        files::check_strict_folder(folder)?;
+    }
+    let begun = Instant::now();
+    let stream = loop {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => break stream,
+            Err(error) if is_absent(error.kind()) => return Ok(None),
+            // The listener's queue is full: many commands at once.
+            Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Err(error) => return Err(unreachable(socket, &error.to_string())),
+        }
+    };
+    let peer = stream.peer_cred().map_err(|error| unreachable(socket, &error.to_string()))?;
+    let us = harden::effective_uid();
+    let allowed = match whose {
+        Whose::Ours => peer.uid() == us,
+        Whose::Named => [us, 0, owner].contains(&peer.uid()),
+    };
+    if !allowed {
+        return Err(Problem::new(
+            Code::Denied,
+            format!("the backend at unix:{} is not one to trust", socket.display()),
+            format!("user {} runs it, and we are user {us}", peer.uid()),
+            "find out what that program is; name another socket, or start your own backend",
+        ));
+    }
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    Ok(Some(Reached { stream, pid }))
+}
+
+fn is_absent(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::ConnectionRefused
+    )
+}
+
+fn unreachable(socket: &Path, cause: &str) -> Problem {
+    Problem::new(
+        Code::Unavailable,
+        format!("cannot reach the backend at unix:{}", socket.display()),
+        cause,
+        "agentkeys doctor",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn where_nobody_listens_there_is_no_backend_and_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        assert!(reach(&folder.path().join("no/such/s"), Whose::Ours).await.unwrap().is_none());
+        assert!(reach(&socket, Whose::Ours).await.unwrap().is_none());
+        drop(UnixListener::bind(&socket).unwrap());
+        assert!(socket.exists());
+        assert!(reach(&socket, Whose::Ours).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_listener_is_named_by_the_kernel() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let reached = reach(&socket, Whose::Ours).await.unwrap().unwrap();
+        assert_eq!(reached.pid, Some(std::process::id()));
+    }
+
+    #[tokio::test]
+    async fn a_private_socket_in_an_open_or_linked_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("real/s");
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let mode = |mode| {
+            let real = folder.path().join("real");
+            std::fs::set_permissions(real, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        mode(0o755);
+        assert!(reach(&socket, Whose::Ours).await.unwrap_err().cause.contains("open to others"));
+        assert!(reach(&socket, Whose::Named).await.unwrap().is_some());
+        mode(0o700);
+        symlink(folder.path().join("real"), folder.path().join("link")).unwrap();
+        let linked = reach(&folder.path().join("link/s"), Whose::Ours).await;
+        assert!(linked.unwrap_err().cause.contains("link"));
+        assert!(reach(&socket, Whose::Ours).await.unwrap().is_some());
+    }
+}
