@@ -1,5 +1,6 @@
 //! The backend: the vault over a store, root-key custody, the HTTP server.
 #![forbid(unsafe_code)]
 
+pub mod custody;
 pub mod peer;
 pub mod store;

@@ -61,3 +61,24 @@ fn mark_one_by_one() -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn both_ways_of_marking_descriptors_mark_an_inheritable_one() {
+        for mark in [close_on_exec_from_3, mark_one_by_one] {
+            let file = File::open("/dev/null").unwrap();
+            // SAFETY: `file` is open; its flags are set and read, nothing else.
+            let flags = unsafe {
+                assert_eq!(libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0), 0);
+                mark().unwrap();
+                libc::fcntl(file.as_raw_fd(), libc::F_GETFD)
+            };
+            assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+        }
+    }
+}

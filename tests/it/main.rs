@@ -1,2 +1,4 @@
 //! The one integration test binary: a module a topic.
+mod custody;
 mod harden;
+mod keyring;
