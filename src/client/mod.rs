@@ -3,6 +3,8 @@
 
 pub mod config;
 pub mod files;
+pub mod heads;
 pub mod places;
 pub mod private;
+pub mod sessions;
 pub mod socket;

@@ -12,8 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
@@ -293,12 +292,12 @@ impl Private {
             Problem::new(Code::Unavailable, detail, why, format!("kill {pid}"))
         };
         handle.terminate().map_err(|error| unable(error.to_string()))?;
-        let gone = AsyncFd::register_with_interest(handle, Interest::READABLE)
-            .map_err(|error| unable(error.to_string()))?;
-        match timeout(STOP_LIMIT, gone.readable()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(unable(error.to_string())),
-            Err(_) => Err(unable(format!(
+        // On a thread that may wait; the limit ends it.
+        let gone = tokio::task::spawn_blocking(move || handle.wait(STOP_LIMIT)).await;
+        match gone.map_err(std::io::Error::other).flatten() {
+            Ok(true) => Ok(()),
+            Err(error) => Err(unable(error.to_string())),
+            Ok(false) => Err(unable(format!(
                 "it was asked to, and is still there after {} seconds",
                 STOP_LIMIT.as_secs()
             ))),

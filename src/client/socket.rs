@@ -101,9 +101,14 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use tokio::net::UnixListener;
 
+    fn own_folder() -> tempfile::TempDir {
+        let mode = PermissionsExt::from_mode(0o700);
+        tempfile::Builder::new().permissions(mode).tempdir().unwrap()
+    }
+
     #[tokio::test]
     async fn where_nobody_listens_there_is_no_backend_and_no_error() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = own_folder();
         let socket = folder.path().join("s");
         assert!(reach(&folder.path().join("no/such/s"), Whose::Ours).await.unwrap().is_none());
         assert!(reach(&socket, Whose::Ours).await.unwrap().is_none());
@@ -114,7 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_listener_is_named_by_the_kernel() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = own_folder();
         let socket = folder.path().join("s");
         let _listener = UnixListener::bind(&socket).unwrap();
         let reached = reach(&socket, Whose::Ours).await.unwrap().unwrap();
@@ -123,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_private_socket_in_an_open_or_linked_folder_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = own_folder();
         let socket = folder.path().join("real/s");
         std::fs::create_dir(folder.path().join("real")).unwrap();
         let _listener = UnixListener::bind(&socket).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! Must never signal by a bare process id, which the kernel gives out again.
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 /// One process, for as long as this is held, also when it has ended.
 #[derive(Debug)]
@@ -40,6 +41,29 @@ impl ProcessHandle {
         self.send(libc::SIGKILL)
     }
 
+    /// Waits until it has ended, for at most `limit`, holding this thread up; true if it has.
+    /// One that nobody has waited for yet has ended as well.
+    ///
+    /// # Errors
+    /// Those of `poll(2)`.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let begun = Instant::now();
+        loop {
+            let left = limit.saturating_sub(begun.elapsed()).as_millis();
+            let left = libc::c_int::try_from(left).unwrap_or(libc::c_int::MAX);
+            let mut one = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: `one` is one valid pollfd that outlives the call.
+            match unsafe { libc::poll(&mut one, 1, left) } {
+                0 => return Ok(false),
+                1.. => return Ok(true),
+                _ => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
     fn send(&self, signal: libc::c_int) -> io::Result<()> {
         let no_details = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: the descriptor is open as long as `self`, and a null `siginfo_t` is allowed.
@@ -51,20 +75,6 @@ impl ProcessHandle {
             error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             error => Err(error),
         }
-    }
-}
-
-/// The descriptor becomes readable when the process has ended.
-impl AsRawFd for ProcessHandle {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-/// As for [`AsRawFd`].
-impl AsFd for ProcessHandle {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 
@@ -83,7 +93,9 @@ mod tests {
         ] {
             let mut child = Command::new("sleep").arg("600").spawn().unwrap();
             let handle = ProcessHandle::open(child.id()).unwrap();
+            assert!(!handle.wait(Duration::ZERO).unwrap());
             send(&handle).unwrap();
+            assert!(handle.wait(Duration::from_secs(10)).unwrap());
             assert_eq!(child.wait().unwrap().signal(), Some(signal));
             send(&handle).unwrap();
         }
