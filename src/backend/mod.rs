@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod custody;
+pub mod http;
 pub mod peer;
 pub mod store;

@@ -1,9 +1,10 @@
-//! `CredentialBackend` over HTTP and Unix socket, and how a command reaches its backend.
+//! The client's side: a backend that is reached over HTTP, and how a command finds or starts it.
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod files;
 pub mod heads;
+pub mod http;
 pub mod places;
 pub mod private;
 pub mod sessions;
