@@ -4,10 +4,10 @@
 //! A project file comes along with a cloned repository, so it is a stranger's word: it may name
 //! an agent, services and variables, and must never name a backend or anything of security.
 use std::collections::BTreeMap;
+use std::env;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::env;
 
 use serde::Deserialize;
 

@@ -191,10 +191,7 @@ fn compare(seen: Option<&SeenHead>, head: &Head, path: &Path) -> Answer<Option<S
             "event {} is another one than the one that this client saw on {when}: {} then, {} now",
             head.seq, seen.head.hash, head.hash
         ),
-        format!(
-            "agentkeys audit verify\nif you put a backup back yourself: rm {}",
-            path.display()
-        ),
+        format!("agentkeys audit verify\nif you put a backup back yourself: rm {}", path.display()),
     ))
 }
 

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod connect;
+pub mod doctor;
 pub mod files;
 pub mod heads;
 pub mod http;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::files::{self, Keep};
 use super::places::Places;
-use super::socket::{Reached, Whose, reach};
+use super::socket::{Reached, reach};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::harden::{ProcessHandle, spawn_daemon};
 
@@ -69,6 +69,8 @@ pub struct Found {
     pub socket: PathBuf,
     /// The connection by which it was found.
     pub reached: Reached,
+    /// Whether it was started for this.
+    pub started: bool,
 }
 
 /// What `serve --stop` did.
@@ -125,9 +127,9 @@ impl Private {
         let Some(Record { socket, pid }) = self.record()? else { return Ok(None) };
         // Where ours was, another one may listen by now, with other data. In a container the
         // kernel may have no name for the process at all.
-        let reached = reach(&socket, Whose::Ours).await?;
+        let reached = reach(&socket).await?;
         let reached = reached.filter(|reached| reached.pid.is_none_or(|found| found == pid));
-        Ok(reached.map(|reached| Found { socket, reached }))
+        Ok(reached.map(|reached| Found { socket, reached, started: false }))
     }
 
     /// The running backend, or one that is started for this. Commands that come here at once get
@@ -147,7 +149,7 @@ impl Private {
         }
         let mut free = None;
         for socket in self.places.sockets() {
-            match reach(&socket, Whose::Ours).await? {
+            match reach(&socket).await? {
                 // Ours, and only its record was lost.
                 Some(reached) if reached.pid.is_some_and(|pid| self.is_backend(pid)) => {
                     return self.remember(socket, reached);
@@ -180,10 +182,11 @@ impl Private {
         let _lock = files::lock(&self.places.start_lock(), LOCK_LIMIT).await?;
         // Who answers where the record says is the one that is meant, even if it is too old or
         // too new to be known by its arguments; one that does not answer must be known by them.
-        let mut pids: Vec<u32> = self.find().await?.and_then(|found| found.reached.pid).into_iter().collect();
+        let mut pids: Vec<u32> =
+            self.find().await?.and_then(|found| found.reached.pid).into_iter().collect();
         pids.extend(self.record()?.map(|record| record.pid).filter(|pid| self.is_backend(*pid)));
         for socket in self.places.sockets() {
-            let pid = reach(&socket, Whose::Ours).await?.and_then(|reached| reached.pid);
+            let pid = reach(&socket).await?.and_then(|reached| reached.pid);
             pids.extend(pid.filter(|pid| self.is_backend(*pid)));
         }
         let Some(&pid) = pids.first() else { return Ok(StopOutcome::NotRunning) };
@@ -214,7 +217,7 @@ impl Private {
             self.not_started(&format!("{} cannot be recorded: {why}", record.socket.display()))
         })?;
         files::replace(&self.places.record_file(), &bytes, Keep::Cheaply)?;
-        Ok(Found { socket: record.socket, reached })
+        Ok(Found { socket: record.socket, reached, started: false })
     }
 
     async fn start(&self, socket: PathBuf) -> Answer<Found> {
@@ -232,8 +235,10 @@ impl Private {
             .map_err(|error| self.not_started(&error.to_string()))?;
         let ready = timeout(START_LIMIT, says_ready(output)).await;
         let why = match ready {
-            Ok(true) => match reach(&socket, Whose::Ours).await? {
-                Some(reached) => return self.remember(socket, reached),
+            Ok(true) => match reach(&socket).await? {
+                Some(reached) => {
+                    return Ok(Found { started: true, ..self.remember(socket, reached)? });
+                }
                 None => "it said that it listens, and nobody does".to_owned(),
             },
             Ok(false) => match last_words(&mut log, begin) {

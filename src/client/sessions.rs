@@ -91,13 +91,13 @@ impl Sessions {
     /// `INTERNAL` for a keyring that does not answer or is locked, or a file that is not ours
     /// alone or does not read.
     pub async fn get(&self, address: &str) -> Answer<Option<SessionToken>> {
-        let from_keyring = self.from_keyring(address).await;
-        if let Ok(Some(session)) = from_keyring {
+        let found = self.in_keyring(address).await;
+        if let Ok(Some(session)) = found {
             return Ok(Some(session));
         }
         // From before there was a keyring.
-        match self.from_file(address)? {
-            None => from_keyring,
+        match self.in_file(address)? {
+            None => found,
             session => Ok(session),
         }
     }
@@ -164,7 +164,7 @@ impl Sessions {
         Ok(self.keyring.get_or_try_init(connect).await?.as_ref())
     }
 
-    async fn from_keyring(&self, address: &str) -> Answer<Option<SessionToken>> {
+    async fn in_keyring(&self, address: &str) -> Answer<Option<SessionToken>> {
         let Some(keyring) = self.keyring().await? else { return Ok(None) };
         let secret = match keyring.get(&Item::session(address)).await {
             Ok(None) => return Ok(None),
@@ -184,7 +184,7 @@ impl Sessions {
         }
     }
 
-    fn from_file(&self, address: &str) -> Answer<Option<SessionToken>> {
+    fn in_file(&self, address: &str) -> Answer<Option<SessionToken>> {
         let Some(bytes) = files::read(&self.file, MAX_FILE)? else { return Ok(None) };
         let form = parse(&self.file, &bytes)?;
         let Some(entry) = form.sessions.iter().find(|entry| entry.address == address) else {
@@ -331,7 +331,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let sessions = sessions(home.path());
         put(&sessions, "unix:/a", 1, 1).await;
-        for bad in ["", "{", "{\"version\":2,\"sessions\":[]}", "{\"version\":1,\"sessions\":[{}]}"] {
+        for bad in ["", "{", "{\"version\":2,\"sessions\":[]}", "{\"version\":1,\"sessions\":[{}]}"]
+        {
             files::replace(&sessions.file, bad.as_bytes(), Keep::Cheaply).unwrap();
             assert!(sessions.get("unix:/a").await.is_err(), "{bad}");
             let change = sessions.change().await.unwrap();

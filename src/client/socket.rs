@@ -1,8 +1,7 @@
-//! Opens a backend's Unix socket, and checks who is behind it.
+//! Opens the private backend's Unix socket, and checks who is behind it.
 //!
 //! Must never hand on a connection to a process that could be anybody's.
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,16 +13,6 @@ use crate::harden;
 
 /// How long a backend whose queue is full is tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Whose a backend behind a socket may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Whose {
-    /// This user's alone: the private backend.
-    Ours,
-    /// This user's, root's, or that of the user whose folder the socket is in: one that the
-    /// person named.
-    Named,
-}
 
 /// A connection to a backend.
 #[derive(Debug)]
@@ -37,17 +26,13 @@ pub struct Reached {
 /// Connects to `socket`; `None` if nobody listens there.
 ///
 /// # Errors
-/// `UNAVAILABLE` when the connection fails for another reason, `DENIED` for a socket whose
-/// folder or listener is not one of those that `whose` allows.
-pub async fn reach(socket: &Path, whose: Whose) -> Answer<Option<Reached>> {
+/// `UNAVAILABLE` when the connection fails for another reason, `INTERNAL` for a socket
+/// whose folder is open to others, `DENIED` for one that another user listens at.
+pub async fn reach(socket: &Path) -> Answer<Option<Reached>> {
     let folder = socket.parent().unwrap_or(Path::new("/"));
-    let owner = match std::fs::symlink_metadata(folder) {
+    match std::fs::symlink_metadata(folder) {
         Err(error) if is_absent(error.kind()) => return Ok(None),
-        Err(error) => return Err(files::failed("look at the folder", folder, &error)),
-        Ok(found) => found.uid(),
-    };
-    if whose == Whose::Ours {
-        files::check_strict_folder(folder)?;
+        _ => files::check_strict_folder(folder)?,
     }
     let begun = Instant::now();
     let stream = loop {
@@ -63,16 +48,12 @@ pub async fn reach(socket: &Path, whose: Whose) -> Answer<Option<Reached>> {
     };
     let peer = stream.peer_cred().map_err(|error| unreachable(socket, &error.to_string()))?;
     let us = harden::effective_uid();
-    let allowed = match whose {
-        Whose::Ours => peer.uid() == us,
-        Whose::Named => [us, 0, owner].contains(&peer.uid()),
-    };
-    if !allowed {
+    if peer.uid() != us {
         return Err(Problem::new(
             Code::Denied,
             format!("the backend at unix:{} is not one to trust", socket.display()),
             format!("user {} runs it, and we are user {us}", peer.uid()),
-            "find out what that program is; name another socket, or start your own backend",
+            "find out what that program is; set XDG_RUNTIME_DIR to a folder of your own",
         ));
     }
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
@@ -80,10 +61,7 @@ pub async fn reach(socket: &Path, whose: Whose) -> Answer<Option<Reached>> {
 }
 
 fn is_absent(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::ConnectionRefused
-    )
+    matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::ConnectionRefused)
 }
 
 fn unreachable(socket: &Path, cause: &str) -> Problem {
@@ -110,11 +88,11 @@ mod tests {
     async fn where_nobody_listens_there_is_no_backend_and_no_error() {
         let folder = own_folder();
         let socket = folder.path().join("s");
-        assert!(reach(&folder.path().join("no/such/s"), Whose::Ours).await.unwrap().is_none());
-        assert!(reach(&socket, Whose::Ours).await.unwrap().is_none());
+        assert!(reach(&folder.path().join("no/such/s")).await.unwrap().is_none());
+        assert!(reach(&socket).await.unwrap().is_none());
         drop(UnixListener::bind(&socket).unwrap());
         assert!(socket.exists());
-        assert!(reach(&socket, Whose::Ours).await.unwrap().is_none());
+        assert!(reach(&socket).await.unwrap().is_none());
     }
 
     #[tokio::test]
@@ -122,7 +100,7 @@ mod tests {
         let folder = own_folder();
         let socket = folder.path().join("s");
         let _listener = UnixListener::bind(&socket).unwrap();
-        let reached = reach(&socket, Whose::Ours).await.unwrap().unwrap();
+        let reached = reach(&socket).await.unwrap().unwrap();
         assert_eq!(reached.pid, Some(std::process::id()));
     }
 
@@ -137,12 +115,11 @@ mod tests {
             std::fs::set_permissions(real, PermissionsExt::from_mode(mode)).unwrap();
         };
         mode(0o755);
-        assert!(reach(&socket, Whose::Ours).await.unwrap_err().cause.contains("open to others"));
-        assert!(reach(&socket, Whose::Named).await.unwrap().is_some());
+        assert!(reach(&socket).await.unwrap_err().cause.contains("open to others"));
         mode(0o700);
         symlink(folder.path().join("real"), folder.path().join("link")).unwrap();
-        let linked = reach(&folder.path().join("link/s"), Whose::Ours).await;
+        let linked = reach(&folder.path().join("link/s")).await;
         assert!(linked.unwrap_err().cause.contains("link"));
-        assert!(reach(&socket, Whose::Ours).await.unwrap().is_some());
+        assert!(reach(&socket).await.unwrap().is_some());
     }
 }
