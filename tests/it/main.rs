@@ -21,3 +21,9 @@ mod tokens;
 mod trait_contract;
 mod types;
 mod vectors;
+//! The one integration test binary: a module a topic.
+mod http_client;
+mod http_hostile;
+mod http_lifecycle;
+mod http_openapi;
+mod http_support;
