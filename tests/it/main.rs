@@ -1,4 +1,8 @@
 //! The one integration test binary: a module a topic.
+mod client_config;
+mod client_connect;
+mod client_private;
+mod client_stand_in;
 mod custody;
 mod harden;
 mod keyring;
