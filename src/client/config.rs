@@ -9,13 +9,14 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
+use toml::{Table, Value};
 
 use super::files;
 use super::http::{Address, AddressError};
 use super::places::{MAX_SOCKET_PATH, Places};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::types::Malformed;
 use crate::harden;
 
 /// The variable that names a backend.
@@ -190,71 +191,91 @@ fn find_project_file(current: &Path, places: &Places) -> Option<PathBuf> {
     None
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct NamesToml {
-    agent: Option<String>,
-    #[serde(default)]
-    services: Vec<String>,
-    #[serde(default)]
-    variables: BTreeMap<String, String>,
-}
-
 fn read_project_file(path: &Path) -> Answer<Option<Names>> {
-    let Some(mut table) = read_table(path)? else { return Ok(None) };
-    if let Some(key) =
-        table.keys().find(|key| !["agent", "services", "variables"].contains(&key.as_str()))
-    {
-        // Quoted, since a stranger chose it, and cut, since it may be long.
-        let key: String = key.chars().take(40).collect();
-        return Err(Problem::new(
+    let Some(table) = read_table(path)? else { return Ok(None) };
+    read_names(path, &table, &[], |key| {
+        Problem::new(
             Code::Invalid,
-            format!("the project file {} sets {key:?}", path.display()),
+            format!("the project file {} sets {key}", path.display()),
             "a project file comes along with a repository, so it may name agent, services and \
              variables only, never a backend or anything of security",
             format!(
-                "take {key:?} out of it; a backend is named by --backend, {BACKEND_VARIABLE} or \
+                "take {key} out of it; a backend is named by --backend, {BACKEND_VARIABLE} or \
                  your own config file"
             ),
-        ));
-    }
-    read_names(path, std::mem::take(&mut table)).map(Some)
+        )
+    })
+    .map(Some)
 }
 
 fn read_user_file(path: &Path) -> Answer<Option<(Option<Address>, Names)>> {
-    let Some(mut table) = read_table(path)? else { return Ok(None) };
-    let backend = match table.remove("backend") {
+    let Some(table) = read_table(path)? else { return Ok(None) };
+    let backend = match table.get("backend") {
         None => None,
-        Some(toml::Value::String(text)) => {
-            Some(parse_address(&text, &format!("backend in {}", path.display()))?)
+        Some(value) => {
+            let origin = format!("backend in {}", path.display());
+            Some(parse_address(text(path, "backend", value)?, &origin)?)
         }
-        Some(_) => return Err(malformed(path, "backend is not a text")),
     };
-    Ok(Some((backend, read_names(path, table)?)))
+    let names = read_names(path, &table, &["backend"], |key| {
+        let allowed = "backend, agent, services and variables are the keys of this file";
+        malformed(path, &format!("it sets {key}; {allowed}"))
+    })?;
+    Ok(Some((backend, names)))
 }
 
-fn read_names(path: &Path, table: toml::Table) -> Answer<Names> {
-    let raw: NamesToml =
-        table.try_into().map_err(|error: toml::de::Error| malformed(path, error.message()))?;
-    if raw.services.len() > MAX_NAMES || raw.variables.len() > MAX_NAMES {
-        return Err(malformed(path, "more than 256 services or variables"));
-    }
-    let service = |text: &String| {
-        text.parse::<ServiceName>().map_err(|wrong| malformed(path, &wrong.to_string()))
-    };
-    let agent = raw.agent.map(|text| text.parse::<AgentIdentity>()).transpose();
-    let mut variables = BTreeMap::new();
-    for (name, text) in &raw.variables {
-        if !is_variable(name) {
-            return Err(malformed(path, "a variable's name wants letters, digits and _ only"));
+/// Takes the names out of a table; `stranger` is the problem of a key that is neither one of
+/// theirs nor of `others`. By hand, because a message of serde's repeats the value, which may be
+/// a secret in the wrong place.
+fn read_names(
+    path: &Path,
+    table: &Table,
+    others: &[&str],
+    stranger: impl Fn(&str) -> Problem,
+) -> Answer<Names> {
+    let mut names = Names::default();
+    let wrong = |wrong: Malformed| malformed(path, &wrong.to_string());
+    for (key, value) in table {
+        match (key.as_str(), value) {
+            ("agent", value) => {
+                names.agent = Some(text(path, "agent", value)?.parse().map_err(wrong)?);
+            }
+            ("services", Value::Array(services)) => {
+                for service in services {
+                    let service = text(path, "each of services", service)?;
+                    names.services.push(service.parse().map_err(wrong)?);
+                }
+            }
+            ("services", _) => return Err(malformed(path, "services is no list of texts")),
+            ("variables", Value::Table(variables)) => {
+                for (name, service) in variables {
+                    if !is_variable(name) {
+                        let rule = "a variable's name wants letters, digits and _ only";
+                        return Err(malformed(path, rule));
+                    }
+                    let service = text(path, "each of variables", service)?;
+                    names.variables.insert(name.clone(), service.parse().map_err(wrong)?);
+                }
+            }
+            ("variables", _) => return Err(malformed(path, "variables is no table of texts")),
+            (other, _) if others.contains(&other) => {}
+            (other, _) => return Err(stranger(&shown_key(other))),
         }
-        variables.insert(name.clone(), service(text)?);
     }
-    Ok(Names {
-        agent: agent.map_err(|wrong| malformed(path, &wrong.to_string()))?,
-        services: raw.services.iter().map(service).collect::<Answer<_>>()?,
-        variables,
-    })
+    if names.services.len() > MAX_NAMES || names.variables.len() > MAX_NAMES {
+        return Err(malformed(path, "it names more than 256 services or variables"));
+    }
+    Ok(names)
+}
+
+fn text<'a>(path: &Path, key: &str, value: &'a Value) -> Answer<&'a str> {
+    value.as_str().ok_or_else(|| malformed(path, &format!("{key} is no text")))
+}
+
+/// A stranger chose the key: it is repeated only if it is a plain word.
+fn shown_key(key: &str) -> String {
+    let plain = key.bytes().all(|b| b == b'_' || b.is_ascii_alphabetic());
+    if plain && key.len() <= 40 { format!("{key:?}") } else { "another key".to_owned() }
 }
 
 fn is_variable(name: &str) -> bool {
@@ -273,7 +294,7 @@ fn malformed(path: &Path, why: &str) -> Problem {
 
 /// Reads a file of settings, which others may read but only we or root may have written; `None`
 /// if it is not there.
-fn read_table(path: &Path) -> Answer<Option<toml::Table>> {
+fn read_table(path: &Path) -> Answer<Option<Table>> {
     // A link of the user's own is followed, so that settings can live with other dotfiles; a
     // project's file was found to be no link, and opens as none.
     let is_project = path.ends_with(PROJECT_FILE);

@@ -4,6 +4,11 @@ mod architecture;
 mod audit_chain;
 mod auth_request;
 mod claims;
+//! The one integration test binary: a module a topic.
+mod client_config;
+mod client_connect;
+mod client_private;
+mod client_stand_in;
 mod custody;
 mod decision;
 mod harden;
