@@ -6,3 +6,8 @@ mod client_stand_in;
 mod custody;
 mod harden;
 mod keyring;
+mod http_client;
+mod http_hostile;
+mod http_lifecycle;
+mod http_openapi;
+mod http_support;
