@@ -236,10 +236,10 @@ fn root_key(data: &Path) -> Option<RootKey> {
 /// The last lines of the log that a person should see, plain or JSON.
 fn log_warnings(path: &Path) -> Vec<String> {
     let Some(text) = tail(path) else { return Vec::new() };
+    // The level stands near the front in both forms.
     let is_warning = |line: &&str| {
-        ["WARN", "ERROR"].iter().any(|level| {
-            line.split(|c: char| !c.is_ascii_alphabetic()).take(12).any(|word| word == *level)
-        })
+        let words = line.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+        words.take(8).any(|word| ["WARN", "ERROR"].contains(&word))
     };
     let shown = |line: &str| line.chars().filter(|c| !c.is_control()).take(400).collect();
     let mut warnings: Vec<String> = text.lines().filter(is_warning).map(shown).collect();
