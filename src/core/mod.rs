@@ -18,3 +18,4 @@ pub mod seal;
 pub mod secret;
 pub mod token;
 pub mod types;
+pub mod wire;
