@@ -113,10 +113,6 @@ impl Inner {
     }
 
     fn may_store(&self, access: &Access, agent: &AgentRow, service: &ServiceName) -> Answer<()> {
-        access.standing()?;
-        if let Some(why) = &agent.revoked {
-            return Err(agent_was_revoked(agent, why));
-        }
         if access.agent.is_none() {
             return Ok(());
         }
@@ -142,7 +138,15 @@ impl Inner {
         service: &ServiceName,
         sealed: &[u8],
     ) -> Answer<bool> {
-        let agent = self.target(access, identity).await?;
+        let agent = match self.reachable(access, identity).await {
+            Ok(agent) => agent,
+            Err((Refusal::Denied(problem), whose)) => {
+                return self
+                    .denied(access, Action::Store, whose.as_deref(), Some(service), problem)
+                    .await;
+            }
+            Err((Refusal::Plain(problem), _)) => return Err(problem),
+        };
         if let Err(problem) = self.may_store(access, &agent.row, service) {
             return self
                 .denied(access, Action::Store, Some(&agent.row), Some(service), problem)
@@ -227,8 +231,8 @@ impl Inner {
         Err(problem)
     }
 
-    /// The agent whose credentials are asked for, if the caller may ask.
-    async fn readable(
+    /// The agent whose credentials are meant, if the caller may touch them.
+    async fn reachable(
         &self,
         access: &Access,
         identity: &AgentIdentity,
@@ -284,7 +288,7 @@ impl Inner {
         identity: &AgentIdentity,
         service: &ServiceName,
     ) -> Answer<Option<SecretBytes>> {
-        let agent = match self.readable(access, identity).await {
+        let agent = match self.reachable(access, identity).await {
             Ok(agent) => agent,
             Err((Refusal::Denied(problem), whose)) => {
                 return self
@@ -316,7 +320,7 @@ impl Inner {
         access: &Access,
         identity: &AgentIdentity,
     ) -> Answer<Option<Vec<Release>>> {
-        let agent = match self.readable(access, identity).await {
+        let agent = match self.reachable(access, identity).await {
             Ok(agent) => agent,
             Err((Refusal::Denied(problem), whose)) => {
                 return self.denied(access, Action::Read, whose.as_deref(), None, problem).await;
