@@ -89,11 +89,10 @@ impl Proposal {
         self.checks.len() + self.writes.len() + self.events.len()
     }
 
+    /// What it adds to a commit. Checks are compared here and never sent to the store; their
+    /// values are shared with what was read.
     fn bytes(&self) -> usize {
-        let checks = self.checks.iter().map(|check| match check {
-            Check::Absent(key) => key.len(),
-            Check::Equals(key, value) => key.len() + value.len(),
-        });
+        let checks = self.checks.iter().map(|check| check.key().len());
         let writes = self.writes.iter().map(|write| match write {
             Write::Put(key, value) => key.len() + value.len(),
             Write::Delete(key) => key.len(),
