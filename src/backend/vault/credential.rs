@@ -264,17 +264,18 @@ impl Inner {
         agent: &AgentRow,
         service: &ServiceName,
     ) -> Result<Loaded<CredentialRow>, Refusal> {
-        if !access.scope_for(agent).allows(service) {
-            return Err(Refusal::Denied(out_of_scope(agent, service)));
-        }
-        if let Some(found) = self.load(self.credential_key(agent, service)).await? {
+        let in_scope = access.scope_for(agent).allows(service);
+        if in_scope && let Some(found) = self.load(self.credential_key(agent, service)).await? {
             return Ok(found);
         }
+        // What nobody has is not found, whatever the scope says of it.
         let holders = keys::holders(agent.account, &self.service_mac(service));
         Err(if self.load_all::<AgentLink>(&holders, 1).await?.is_empty() {
             Refusal::Plain(not_stored(agent, service))
-        } else {
+        } else if in_scope {
             Refusal::Denied(not_given(agent, service))
+        } else {
+            Refusal::Denied(out_of_scope(agent, service))
         })
     }
 
