@@ -86,6 +86,9 @@ impl Inner {
         reference: &str,
     ) -> Answer<Option<Balance>> {
         access.standing()?;
+        if amount == 0 {
+            return Err(Problem::invalid("amount", "amount wants more than 0"));
+        }
         if reference.is_empty() || reference.len() > MAX_REFERENCE {
             return Err(Problem::invalid(
                 "reference",
