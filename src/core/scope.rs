@@ -2,7 +2,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::identity::ServiceName;
 
@@ -14,7 +15,7 @@ pub const MAX_SERVICES: usize = 256;
 #[serde(deny_unknown_fields)]
 pub struct Scope {
     /// Absent: all that the agent has, later ones too. Empty: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded")]
     pub services: Option<BTreeSet<ServiceName>>,
     /// Whether storing is refused.
     #[serde(default)]
@@ -51,10 +52,43 @@ impl Scope {
         services && (self.read_only || !wider.read_only)
     }
 
-    /// Whether it names no more than [`MAX_SERVICES`].
+    /// Whether it names no more than [`MAX_SERVICES`]. What was read is; what a program put
+    /// together may not be.
     pub fn is_bounded(&self) -> bool {
         self.services.as_ref().is_none_or(|services| services.len() <= MAX_SERVICES)
     }
+}
+
+/// Reads the list when there is one: at most [`MAX_SERVICES`] names, none twice. `null` is
+/// refused: only an absent list means everything, so a program that meant "none" is not
+/// given all.
+fn bounded<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BTreeSet<ServiceName>>, D::Error> {
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = BTreeSet<ServiceName>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            write!(f, "a list of at most {MAX_SERVICES} services")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Self::Value, A::Error> {
+            let mut set = BTreeSet::new();
+            while let Some(name) = names.next_element()? {
+                if set.len() == MAX_SERVICES {
+                    return Err(A::Error::custom(format_args!(
+                        "a scope names at most {MAX_SERVICES} services"
+                    )));
+                }
+                if !set.insert(name) {
+                    return Err(A::Error::custom("a scope names each service once"));
+                }
+            }
+            Ok(set)
+        }
+    }
+
+    d.deserialize_seq(Names).map(Some)
 }
 
 impl fmt::Display for Scope {
