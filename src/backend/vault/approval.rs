@@ -10,7 +10,7 @@ use super::rows::{AgentRow, Bound, Progress, RequestLink, RequestRow, SessionKin
 use super::session::bounded;
 use super::{Inner, Loaded, MAX_TRIES, answer, keys, sweep};
 use crate::backend::peer::Peer;
-use crate::backend::store::Check;
+use crate::backend::store::{Check, Write};
 use crate::core::auth_request::{Details, Kind};
 use crate::core::backend::{Fetched, MAX_WAIT, OpenRequest, Opened, Pending, Seen};
 use crate::core::decision::Decision;
@@ -345,9 +345,15 @@ impl Inner {
         }
         let mut row = RequestRow::clone(&request.row);
         let until = access.now.plus_ms(CONFIRM_MS);
-        row.bound = Some(Bound { account: access.account_id(), until });
         let mut proposal = access.unchanged();
         proposal.checks.push(request.unchanged());
+        if let Some(lapsed) = row.bound.filter(|lapsed| lapsed.account != access.account_id()) {
+            // Whoever had it and did not confirm leaves nothing behind: no payload for the
+            // child, and no row in their list.
+            row.relay = None;
+            proposal.writes.push(Write::Delete(keys::pending(lapsed.account, row.id)));
+        }
+        row.bound = Some(Bound { account: access.account_id(), until });
         proposal.writes.push(self.put(request.key.clone(), &row)?);
         let key = keys::pending(access.account_id(), row.id);
         proposal.writes.push(self.put(key, &RequestLink { request: row.id, hash: None })?);
