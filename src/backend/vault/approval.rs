@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::access::{Access, agent_not_found, agent_was_revoked, same_hash};
-use super::guess::{Guesser, address_of};
+use super::guess::{Guesser, address_of, address_of_ip, address_of_uid};
 use super::journal::Proposal;
 use super::rows::{AgentRow, Bound, Progress, RequestLink, RequestRow, SessionKind, SessionRow};
 use super::session::bounded;
@@ -42,19 +42,15 @@ impl Openings {
         let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
         if live.len() >= MAX_ADDRESSES && !live.contains_key(&address) {
             live.retain(|_, ends| ends.iter().any(|end| *end > now));
+            if live.len() >= MAX_ADDRESSES {
+                return Err(too_many_open(60));
+            }
         }
-        let full = live.len() >= MAX_ADDRESSES && !live.contains_key(&address);
         let ends = live.entry(address).or_default();
         ends.retain(|end| *end > now);
-        if full || ends.len() >= MAX_OPEN {
+        if ends.len() >= MAX_OPEN {
             let seconds = ends.iter().min().map_or(60, |end| end.since_ms(now).div_ceil(1000));
-            return Err(Problem::new(
-                Code::RateLimited,
-                "too many open requests",
-                format!("an address may have {MAX_OPEN} requests open at once"),
-                format!("wait {seconds} s, or answer the ones that are open"),
-            )
-            .retry_after(seconds));
+            return Err(too_many_open(seconds));
         }
         ends.push(until);
         Ok(())
@@ -62,12 +58,34 @@ impl Openings {
 
     fn count_out(&self, address: &[u8], until: Timestamp) {
         let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(ends) = live.get_mut(address)
-            && let Some(at) = ends.iter().position(|end| *end == until)
-        {
+        let Some(ends) = live.get_mut(address) else { return };
+        if let Some(at) = ends.iter().position(|end| *end == until) {
             ends.swap_remove(at);
         }
+        if ends.is_empty() {
+            live.remove(address);
+        }
     }
+
+    /// Makes room for another request of whoever opened this one, which was answered.
+    pub fn answered(&self, row: &RequestRow) {
+        let address = match (row.saw.uid, row.saw.address.parse()) {
+            (Some(uid), _) => address_of_uid(uid),
+            (None, Ok(ip)) => address_of_ip(ip),
+            (None, Err(_)) => return,
+        };
+        self.count_out(&address, row.live_until);
+    }
+}
+
+fn too_many_open(seconds: u64) -> Problem {
+    Problem::new(
+        Code::RateLimited,
+        "too many open requests",
+        format!("an address may have {MAX_OPEN} requests open at once"),
+        format!("wait {seconds} s, or answer the ones that are open"),
+    )
+    .retry_after(seconds)
 }
 
 const fn life_ms(kind: Kind) -> u64 {

@@ -30,13 +30,22 @@ pub enum Guesser<'a> {
 /// The address by which a peer without a session is known: an IPv6 host has a whole /64.
 pub fn address_of(peer: &Peer) -> Vec<u8> {
     match peer {
-        Peer::Address(IpAddr::V4(ip)) => ip.octets().to_vec(),
-        Peer::Address(IpAddr::V6(ip)) => match ip.to_ipv4_mapped() {
-            Some(ip) => ip.octets().to_vec(),
-            None => ip.octets()[..8].to_vec(),
-        },
-        Peer::Unix(peer) => format!("uid {}", peer.uid).into_bytes(),
+        Peer::Address(ip) => address_of_ip(*ip),
+        Peer::Unix(peer) => address_of_uid(peer.uid),
     }
+}
+
+/// See [`address_of`].
+pub fn address_of_ip(ip: IpAddr) -> Vec<u8> {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets()[..8].to_vec(),
+    }
+}
+
+/// See [`address_of`].
+pub fn address_of_uid(uid: u32) -> Vec<u8> {
+    format!("uid {uid}").into_bytes()
 }
 
 type Seat = Arc<Mutex<Option<Vec<Timestamp>>>>;

@@ -110,7 +110,7 @@ impl Inner {
         proposal.events.push(event);
         self.decide(access, &request, Verdict::Approved, Some(outcomes), &mut proposal)?;
         let done = Approved { request_id: id, kind, agent };
-        Ok(self.propose(proposal).await?.then_some(done))
+        Ok(self.propose_answer(&request.row, proposal).await?.then_some(done))
     }
 
     async fn pair(
@@ -228,7 +228,15 @@ impl Inner {
         event.request = Some(id);
         proposal.events.push(event.detail(request.row.kind.as_str()));
         self.decide(access, &request, Verdict::Denied, None, &mut proposal)?;
-        self.propose(proposal).await
+        self.propose_answer(&request.row, proposal).await
+    }
+
+    async fn propose_answer(&self, row: &RequestRow, proposal: Proposal) -> Answer<bool> {
+        let done = self.propose(proposal).await?;
+        if done && !self.dev {
+            self.openings.answered(row);
+        }
+        Ok(done)
     }
 
     /// Signs the decision and moves the request to it.
