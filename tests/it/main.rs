@@ -1,6 +1,12 @@
 //! The one integration test binary: a module a topic.
 mod architecture;
 mod custody;
+mod env;
 mod harden;
 mod keyring;
+mod session;
 mod store_conformance;
+mod store_crash;
+mod store_failures;
+mod store_ledger;
+mod store_victim;
