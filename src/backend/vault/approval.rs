@@ -6,13 +6,14 @@ use std::time::Duration;
 use super::access::{Access, agent_not_found, agent_was_revoked, same_hash};
 use super::guess::{Guesser, address_of, address_of_ip, address_of_uid};
 use super::journal::Proposal;
+use super::rendezvous::{Parked, changes_at};
 use super::rows::{AgentRow, Bound, Progress, RequestLink, RequestRow, SessionKind, SessionRow};
 use super::session::bounded;
 use super::{Inner, Loaded, MAX_TRIES, answer, keys, sweep};
 use crate::backend::peer::Peer;
 use crate::backend::store::{Check, Write};
 use crate::core::auth_request::{Details, Kind};
-use crate::core::backend::{Fetched, MAX_WAIT, OpenRequest, Opened, Pending, Seen};
+use crate::core::backend::{Fetched, OpenRequest, Opened, Pending, Seen};
 use crate::core::decision::Decision;
 use crate::core::otp::{Covered, PairCode};
 use crate::core::problem::{Answer, Code, Problem};
@@ -32,6 +33,12 @@ const MAX_OPEN: usize = 32;
 const MAX_ADDRESSES: usize = 64 * 1024;
 /// Most requests that one account is shown as pending.
 const MAX_PENDING: usize = 1000;
+
+/// Who asked, where only an agent's own session may.
+pub struct Asker {
+    pub agent: Loaded<AgentRow>,
+    pub session: Loaded<SessionRow>,
+}
 
 /// Live requests by address.
 #[derive(Default)]
@@ -136,6 +143,24 @@ pub fn not_yours(access: Option<&Access>) -> Problem {
         cause,
         "sign in as the account that owns the agent; a code that another account is confirming \
          is free again after a minute",
+    )
+}
+
+fn agent_is_gone() -> Problem {
+    Problem::new(
+        Code::Unauthorized,
+        "not signed in",
+        "the agent that asks was deleted",
+        "pair it again: start its daemon, then agentkeys approve <code>",
+    )
+}
+
+fn asker_ended(agent: &AgentRow) -> Problem {
+    Problem::new(
+        Code::Denied,
+        format!("access denied: the session that asks for agent \"{}\" was ended", agent.name()),
+        "it was revoked, or the agent was given to another daemon, after the request was opened",
+        "let the agent's daemon ask again",
     )
 }
 
@@ -476,18 +501,14 @@ impl Inner {
         id: RequestId,
         wait: Duration,
     ) -> Answer<Option<Decision>> {
-        let key = keys::request(id);
-        let mut watch = self.store.watch(&key);
-        let deadline = tokio::time::Instant::now() + wait.min(MAX_WAIT);
+        let mut parked = Parked::on(self, &self.opened_by(open, id).await?, wait);
         loop {
-            let request = self
-                .load::<RequestRow>(key.clone())
-                .await?
-                .filter(|request| same_hash(&request.row.open_hash, &open.hash()))
-                .ok_or_else(|| not_yours(None))?;
+            let last_look = parked.is_over();
+            let request = self.opened_by(open, id).await?;
             let (row, now) = (&request.row, self.clock.now());
             match &row.progress {
                 Progress::Decided { until, decision, .. } if now < *until => {
+                    self.still_stands(row).await?;
                     return Ok(Some((**decision).clone()));
                 }
                 Progress::Decided { .. } | Progress::Ended { consumed: true, .. } => {
@@ -495,19 +516,51 @@ impl Inner {
                 }
                 Progress::Ended { .. } => return Err(expired(row, now)),
                 Progress::Live if now >= ends_at(row) => return Err(expired(row, now)),
-                Progress::Live => {}
+                Progress::Live => self.still_stands(row).await?,
             }
-            let left = Duration::from_millis(ends_at(row).since_ms(now));
-            let end = deadline.min(tokio::time::Instant::now() + left);
-            tokio::select! {
-                () = watch.changed() => {}
-                () = tokio::time::sleep_until(end) => {
-                    if end == deadline {
-                        return Ok(None);
-                    }
-                }
+            if last_look {
+                return Ok(None);
             }
+            parked.wait(changes_at(row).since_ms(now)).await;
         }
+    }
+
+    async fn opened_by(&self, open: &OpenToken, id: RequestId) -> Answer<Loaded<RequestRow>> {
+        self.load::<RequestRow>(keys::request(id))
+            .await?
+            .filter(|request| same_hash(&request.row.open_hash, &open.hash()))
+            .ok_or_else(|| not_yours(None))
+    }
+
+    /// Refuses a child whose right ended since it asked, or since it was answered.
+    pub async fn still_stands(&self, row: &RequestRow) -> Answer<()> {
+        match &row.progress {
+            Progress::Live => self.asker_now(row).await.map(|_| ()),
+            Progress::Decided { by, decision, .. } => {
+                let Some(granted) = &decision.granted else { return Ok(()) };
+                let agent = self.load::<AgentRow>(keys::agent(*by, granted.agent)).await?;
+                must_be_active(&agent.ok_or_else(agent_is_gone)?.row)
+            }
+            Progress::Ended { .. } => Ok(()),
+        }
+    }
+
+    /// The agent and the session that asked, if the request was opened with one; refuses it
+    /// when the agent was revoked or deleted since, or the session ended.
+    pub async fn asker_now(&self, row: &RequestRow) -> Answer<Option<Asker>> {
+        let (Some((account, wallet)), Some(id)) = (row.agent, row.parent_session) else {
+            return Ok(None);
+        };
+        let agent = self.load::<AgentRow>(keys::agent(account, wallet)).await?;
+        let agent = agent.ok_or_else(agent_is_gone)?;
+        must_be_active(&agent.row)?;
+        let session = self
+            .load::<SessionRow>(keys::session(id))
+            .await?
+            .filter(|session| session.row.revoked.is_none())
+            .filter(|session| is_child_of(&session.row, &agent.row))
+            .ok_or_else(|| asker_ended(&agent.row))?;
+        Ok(Some(Asker { agent, session }))
     }
 }
 
