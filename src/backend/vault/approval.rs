@@ -17,6 +17,7 @@ use crate::core::backend::{Fetched, OpenRequest, Opened, Pending, Seen};
 use crate::core::decision::Decision;
 use crate::core::otp::{Covered, PairCode};
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::scope::Scope;
 use crate::core::token::OpenToken;
 use crate::core::types::{Hash32, Nonce, RequestId, Timestamp};
 
@@ -38,6 +39,16 @@ const MAX_PENDING: usize = 1000;
 pub struct Asker {
     pub agent: Loaded<AgentRow>,
     pub session: Loaded<SessionRow>,
+}
+
+impl Asker {
+    /// What the session that asked may do now.
+    pub fn scope(&self) -> Scope {
+        match &self.session.row.kind {
+            SessionKind::Child { scope: Some(own), .. } => self.agent.row.scope.and(own),
+            _ => self.agent.row.scope.clone(),
+        }
+    }
 }
 
 /// Live requests by address.
@@ -604,7 +615,7 @@ pub fn must_be_active(agent: &AgentRow) -> Answer<()> {
 }
 
 /// The child session that a request was opened with, if it still is what it was.
-pub fn is_child_of(session: &SessionRow, agent: &AgentRow) -> bool {
+fn is_child_of(session: &SessionRow, agent: &AgentRow) -> bool {
     matches!(session.kind, SessionKind::Child { wallet, epoch, .. }
         if wallet == agent.wallet && epoch == agent.epoch)
 }
