@@ -183,10 +183,16 @@ fn ends_at(row: &RequestRow) -> Timestamp {
 pub fn expired(row: &RequestRow, now: Timestamp) -> Problem {
     let age = now.since_ms(row.created_at) / 1000;
     let limit = life_ms(row.kind) / 1000;
+    let cause = match &row.progress {
+        Progress::Decided { .. } | Progress::Ended { by: Some(_), .. } => {
+            format!("it is {age} s old and was answered; a code is good for one answer")
+        }
+        _ => format!("it is {age} s old, and holds for {limit} s"),
+    };
     Problem::new(
         Code::Expired,
         "the pair code has expired",
-        format!("it is {age} s old, and holds for {limit} s"),
+        cause,
         "the agent shows a new code at its next try: approve that one",
     )
 }
@@ -357,12 +363,15 @@ impl Inner {
             Err(problem) => return Err(problem),
         };
         let account = access.account_id();
-        let foreign = match (&request.row.agent, &request.row.bound) {
+        let row = &request.row;
+        let foreign = match (&row.agent, &row.bound) {
             (Some((owner, _)), _) => *owner != account,
             (None, Some(bound)) => bound.account != account && bound.until > access.now,
             (None, None) => false,
         };
-        if foreign && matches!(request.row.progress, Progress::Live) {
+        // Once it is over, whoever has the code learns that, swept or not.
+        let live = matches!(row.progress, Progress::Live) && access.now < ends_at(row);
+        if foreign && live {
             return Err(one_try.wrong(not_yours(Some(access))).await);
         }
         Ok(request)
@@ -375,13 +384,24 @@ impl Inner {
         code: PairCode,
         open: &OpenToken,
     ) -> Answer<Loaded<RequestRow>> {
-        let one_try = self.try_code(Guesser::Address(peer)).await?;
-        match self.by_code(code).await {
-            Ok(request) if same_hash(&request.row.open_hash, &open.hash()) => Ok(request),
-            Ok(_) => Err(one_try.wrong(not_yours(None)).await),
-            Err(problem) if problem.code == Code::NoMatch => Err(one_try.wrong(problem).await),
-            Err(problem) => Err(problem),
+        let found = self.by_code(code).await;
+        // Whoever opened the request is known by its token, and has guessed nothing: strangers
+        // at the same address cannot shut it out, only its own wrong codes can.
+        if let Ok(request) = &found
+            && same_hash(&request.row.open_hash, &open.hash())
+        {
+            self.try_code(Guesser::Opener(open)).await?;
+            return found;
         }
+        let by_address = self.try_code(Guesser::Address(peer)).await?;
+        let by_opener = self.try_code(Guesser::Opener(open)).await?;
+        let problem = match found {
+            Ok(_) => not_yours(None),
+            Err(problem) if problem.code == Code::NoMatch => problem,
+            Err(problem) => return Err(problem),
+        };
+        let problem = by_address.wrong(problem).await;
+        Err(by_opener.wrong(problem).await)
     }
 
     /// Binds a Pair or Recover to the account for a minute, unless it is bound to it already.

@@ -13,6 +13,7 @@ use super::{Inner, keys, sweep};
 use crate::backend::peer::Peer;
 use crate::core::frame::Frame;
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::token::OpenToken;
 use crate::core::types::{AccountId, Timestamp};
 
 /// Wrong codes a minute that are answered; one more is slowed.
@@ -25,6 +26,8 @@ const MAX_SEATS: usize = 64 * 1024;
 pub enum Guesser<'a> {
     Account(AccountId),
     Address(&'a Peer),
+    /// Whoever opened a request, at whatever address.
+    Opener(&'a OpenToken),
 }
 
 /// The address by which a peer without a session is known: an IPv6 host has a whole /64.
@@ -92,6 +95,7 @@ impl Inner {
         let framed = match guesser {
             Guesser::Account(account) => Frame::new("account").field(&account.0),
             Guesser::Address(peer) => Frame::new("address").field(&address_of(peer)),
+            Guesser::Opener(open) => Frame::new("opener").field(&open.hash().0),
         };
         let who = self.cells.mac("guesser", framed.bytes());
         let mut seat = self.guesses.seat(who).lock_owned().await;

@@ -6,9 +6,7 @@ use super::access::Access;
 use super::agent::NewAgent;
 use super::approval::{AFTER_MS, Asker, must_be_active, not_yours, seen_hash};
 use super::journal::Proposal;
-use super::rows::{
-    AgentRow, FamilyRow, Progress, RequestRow, Sealed, SessionKind, SessionRow,
-};
+use super::rows::{AgentRow, FamilyRow, Progress, RequestRow, Sealed, SessionKind, SessionRow};
 use super::session::{ChildOf, bounded};
 use super::{Inner, Loaded, answer, keys, sweep};
 use crate::backend::store::Write;
