@@ -1,18 +1,22 @@
 //! The environment that the backend's tests share: a temporary folder, a clock that is set by
-//! hand, and a vault over the embedded store in that folder, with short ways to do what every
-//! test does. Must never decide what is right: tests assert, this only acts.
+//! hand, a vault over the embedded store in that folder, and a server before it on a real
+//! socket, with short ways to do what every test does. Must never decide what is right: tests
+//! assert, this only acts.
 //!
-//! Tests act through [`TestEnv::backend`].
+//! Tests act through [`TestEnv::backend`], which is the client over the socket;
+//! [`TestEnv::vault`] is the vault in this process, for any peer.
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentkeys::backend::clock::{Clock, Entropy};
+use agentkeys::backend::http::{self, Limits, ListenAddress, Listener, Stopped};
 use agentkeys::backend::peer::{Peer, UnixPeer};
 use agentkeys::backend::store::{Check, KeyRange, Options, SledStore, Store, Value, Write};
 use agentkeys::backend::vault::{Settings, Vault, VaultError};
+use agentkeys::client::http::{Address, HttpBackend};
 use agentkeys::core::audit::{Action, Entry, Event, Fault, Head, Outcome, Walk};
 use agentkeys::core::backend::{
     AccountBackend, AgentSummary, AuditFilter, ClientInfo, IdentityProof, Minted,
@@ -26,6 +30,8 @@ use agentkeys::core::token::SessionToken;
 use agentkeys::core::types::{
     AccountId, BackendId, PublicKey, SessionId, Timestamp, WalletAddress,
 };
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// A minute, in milliseconds.
 pub const MINUTE: u64 = 60 * 1000;
@@ -77,6 +83,27 @@ pub struct TestEnv {
 struct Open {
     store: Arc<SledStore>,
     vault: Vault,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<std::io::Result<Stopped>>,
+}
+
+impl Open {
+    fn new(store: Arc<SledStore>, vault: Vault) -> Self {
+        let any_port = ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let listener = Listener::bind(&any_port).expect("a free port");
+        let ListenAddress::Tcp(address) = *listener.address() else {
+            unreachable!("it was bound over TCP")
+        };
+        let served = vault.clone();
+        let make: http::MakeBackend = Arc::new(move |peer| Arc::new(served.for_peer(peer)));
+        let (stop, stopped) = oneshot::channel();
+        let server = tokio::spawn(http::run(vec![listener], make, Limits::default(), async {
+            // A dropped sender is a test that has ended: stop as well.
+            let _ = stopped.await;
+        }));
+        Self { store, vault, address, stop, server }
+    }
 }
 
 impl TestEnv {
@@ -117,14 +144,28 @@ impl TestEnv {
         Arc::new(self.open().vault.for_peer(peer))
     }
 
-    /// The backend as tests use it.
-    pub fn backend(&self) -> Arc<dyn AccountBackend> {
-        self.vault(loopback())
+    /// The address of the server.
+    pub fn address(&self) -> SocketAddr {
+        self.open().address
     }
 
-    /// Ends the vault and frees the folder.
+    /// A new client over the socket.
+    pub fn http(&self) -> Arc<dyn AccountBackend> {
+        Arc::new(HttpBackend::new(Address::from(self.address())))
+    }
+
+    /// The backend as tests use it.
+    pub fn backend(&self) -> Arc<dyn AccountBackend> {
+        self.http()
+    }
+
+    /// Ends the server and the vault, and frees the folder.
     pub async fn close(&mut self) {
-        if let Some(Open { store, vault }) = self.open.take() {
+        if let Some(Open { store, vault, stop, server, .. }) = self.open.take() {
+            // The server may have ended by itself; what it says is looked at next.
+            let _ = stop.send(());
+            let stopped = server.await.expect("the server did not panic").expect("it ran");
+            assert!(stopped.drained, "requests were still under way");
             drop(vault);
             store.close().await;
         }
@@ -141,7 +182,7 @@ impl TestEnv {
         };
         match Vault::open(store.clone(), &ROOT, settings).await {
             Ok(vault) => {
-                self.open = Some(Open { store, vault });
+                self.open = Some(Open::new(store, vault));
                 Ok(())
             }
             Err(error) => {
