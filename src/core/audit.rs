@@ -288,10 +288,9 @@ impl Walk {
             return Err(Fault::Chain(event.seq));
         }
         self.last = event.hash(self.backend);
-        if let Some(seen) = &self.seen {
-            if seen.seq == event.seq && seen.hash != self.last {
-                return Err(Fault::Forked(seen.seq));
-            }
+        let forked = |seen: &Head| seen.seq == event.seq && seen.hash != self.last;
+        if self.seen.as_ref().is_some_and(forked) {
+            return Err(Fault::Forked(event.seq));
         }
         self.next += 1;
         Ok(())

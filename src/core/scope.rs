@@ -2,8 +2,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::{Error, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::identity::ServiceName;
 
@@ -12,7 +13,7 @@ pub const MAX_SERVICES: usize = 256;
 
 /// Which services, and whether it may also store.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Scope {
     /// Absent: all that the agent has, later ones too. Empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded")]
@@ -56,6 +57,34 @@ impl Scope {
     /// together may not be.
     pub fn is_bounded(&self) -> bool {
         self.services.as_ref().is_none_or(|services| services.len() <= MAX_SERVICES)
+    }
+}
+
+impl Serialize for Scope {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    /// From a map alone. What serde derives also reads `[]`, as a scope whose every member is
+    /// at its default: everything, where somebody meant nothing.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Map;
+
+        impl<'de> Visitor<'de> for Map {
+            type Value = Scope;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a map of services and read_only")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Scope, A::Error> {
+                Scope::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        d.deserialize_map(Map)
     }
 }
 

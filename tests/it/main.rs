@@ -1,12 +1,28 @@
-//! The one integration test binary: a module a topic.
+//! The one integration binary: a module a topic. Tests are named by the behaviour they hold.
+mod arbitrary;
 mod architecture;
+mod audit_chain;
+mod auth_request;
+mod claims;
 mod custody;
+mod decision;
 mod env;
+mod guessing;
 mod harden;
 mod keyring;
+mod otp;
+mod payment;
+mod races;
+mod rendezvous;
+mod scope;
+mod seal;
 mod session;
 mod store_conformance;
 mod store_crash;
 mod store_failures;
 mod store_ledger;
 mod store_victim;
+mod tokens;
+mod trait_contract;
+mod types;
+mod vectors;
