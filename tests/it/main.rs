@@ -1,4 +1,4 @@
-//! The one integration test binary: a module a topic. Tests are named by the behaviour they hold.
+//! The one integration binary: a module a topic. Tests are named by the behaviour they hold.
 mod arbitrary;
 mod architecture;
 mod audit_chain;
@@ -12,6 +12,7 @@ mod client_stand_in;
 mod custody;
 mod decision;
 mod env;
+mod guessing;
 mod harden;
 mod home;
 mod http_client;
@@ -22,6 +23,8 @@ mod http_support;
 mod keyring;
 mod otp;
 mod payment;
+mod races;
+mod rendezvous;
 mod scope;
 mod seal;
 mod session;
