@@ -1,4 +1,4 @@
-//! The one integration binary: a module a topic. Tests are named by the behaviour they hold.
+//! The one integration test binary: a module a topic. Tests are named by the behaviour they hold.
 mod arbitrary;
 mod architecture;
 mod audit_chain;
