@@ -1,5 +1,8 @@
 //! The backend: the vault over a store, root-key custody, the HTTP server.
 #![forbid(unsafe_code)]
 
+pub mod clock;
+pub mod custody;
 pub mod peer;
 pub mod store;
+pub mod vault;

@@ -286,10 +286,8 @@ impl Walk {
             return Err(Fault::Chain(event.seq));
         }
         self.last = event.hash(self.backend);
-        if let Some((seq, hash)) = self.seen {
-            if seq == event.seq && hash != self.last {
-                return Err(Fault::Forked(seq));
-            }
+        if self.seen.is_some_and(|(seq, hash)| seq == event.seq && hash != self.last) {
+            return Err(Fault::Forked(event.seq));
         }
         self.next += 1;
         Ok(())

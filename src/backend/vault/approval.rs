@@ -1,0 +1,533 @@
+//! Auth requests: opened by a child, fetched and answered by a master, once.
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::access::{Access, agent_not_found, agent_was_revoked, same_hash};
+use super::guess::{Guesser, address_of};
+use super::journal::Proposal;
+use super::rows::{AgentRow, Bound, Progress, RequestLink, RequestRow, SessionKind, SessionRow};
+use super::session::bounded;
+use super::{Inner, Loaded, MAX_TRIES, answer, keys, sweep};
+use crate::backend::peer::Peer;
+use crate::backend::store::Check;
+use crate::core::auth_request::{Details, Kind};
+use crate::core::backend::{Fetched, MAX_WAIT, OpenRequest, Opened, Pending, Seen};
+use crate::core::decision::Decision;
+use crate::core::otp::{Covered, PairCode};
+use crate::core::problem::{Answer, Code, Problem};
+use crate::core::token::OpenToken;
+use crate::core::types::{Hash32, Nonce, RequestId, Timestamp};
+
+/// An unfetched request lives this long, and a decision waits as long at most.
+pub const LIVE_MS: u64 = 5 * 60 * 1000;
+const HIGH_VALUE_MS: u64 = 3 * 60 * 1000;
+/// Fetching opens this long to confirm.
+const CONFIRM_MS: u64 = 60 * 1000;
+/// A decision may be fetched again this long, and an ended code says so.
+pub const AFTER_MS: u64 = 10 * 60 * 1000;
+/// Live requests of one address, but under `--dev`.
+const MAX_OPEN: usize = 32;
+/// Addresses that are counted at once.
+const MAX_ADDRESSES: usize = 64 * 1024;
+/// Most requests that one account is shown as pending.
+const MAX_PENDING: usize = 1000;
+
+/// Live requests by address.
+#[derive(Default)]
+pub struct Openings(Mutex<HashMap<Vec<u8>, Vec<Timestamp>>>);
+
+impl Openings {
+    fn count_in(&self, address: Vec<u8>, now: Timestamp, until: Timestamp) -> Answer<()> {
+        let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if live.len() >= MAX_ADDRESSES && !live.contains_key(&address) {
+            live.retain(|_, ends| ends.iter().any(|end| *end > now));
+        }
+        let full = live.len() >= MAX_ADDRESSES && !live.contains_key(&address);
+        let ends = live.entry(address).or_default();
+        ends.retain(|end| *end > now);
+        if full || ends.len() >= MAX_OPEN {
+            let seconds = ends.iter().min().map_or(60, |end| end.since_ms(now).div_ceil(1000));
+            return Err(Problem::new(
+                Code::RateLimited,
+                "too many open requests",
+                format!("an address may have {MAX_OPEN} requests open at once"),
+                format!("wait {seconds} s, or answer the ones that are open"),
+            )
+            .retry_after(seconds));
+        }
+        ends.push(until);
+        Ok(())
+    }
+
+    fn count_out(&self, address: &[u8], until: Timestamp) {
+        let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(ends) = live.get_mut(address)
+            && let Some(at) = ends.iter().position(|end| *end == until)
+        {
+            ends.swap_remove(at);
+        }
+    }
+}
+
+const fn life_ms(kind: Kind) -> u64 {
+    match kind {
+        Kind::HighValueRelease => HIGH_VALUE_MS,
+        _ => LIVE_MS,
+    }
+}
+
+pub fn no_match() -> Problem {
+    Problem::new(
+        Code::NoMatch,
+        "no request has this pair code",
+        "the code is mistyped, or its request ended a while ago",
+        "look at the code that the agent shows now, and try again",
+    )
+}
+
+pub fn unknown_request() -> Problem {
+    Problem::new(
+        Code::NotFound,
+        "no such request",
+        "there is no request of that id, or it ended a while ago",
+        "agentkeys pending shows what waits for an answer",
+    )
+}
+
+pub fn consumed() -> Problem {
+    Problem::new(
+        Code::AlreadyConsumed,
+        "the request was already answered",
+        "a request is answered once",
+        "if the agent still waits, let it show a new code",
+    )
+}
+
+pub fn not_yours(access: Option<&Access>) -> Problem {
+    let cause = match access {
+        Some(access) => format!(
+            "you are signed in as {}, and the request is another account's to answer",
+            access.account.row.identity
+        ),
+        None => "the open token is not the one of this request".to_owned(),
+    };
+    Problem::new(
+        Code::Unauthorized,
+        "not the owner of this request",
+        cause,
+        "sign in as the account that owns the agent; a code that another account is confirming \
+         is free again after a minute",
+    )
+}
+
+/// Until when a request can still be answered by anybody.
+fn ends_at(row: &RequestRow) -> Timestamp {
+    row.bound.map_or(row.live_until, |bound| bound.until.max(row.live_until))
+}
+
+pub fn expired(row: &RequestRow, now: Timestamp) -> Problem {
+    let age = now.since_ms(row.created_at) / 1000;
+    let limit = life_ms(row.kind) / 1000;
+    Problem::new(
+        Code::Expired,
+        "the pair code has expired",
+        format!("it is {age} s old, and holds for {limit} s"),
+        "the agent shows a new code at its next try: approve that one",
+    )
+}
+
+/// Fetched, and not confirmed in time.
+fn lapsed() -> Problem {
+    Problem::new(
+        Code::Expired,
+        "the time to confirm has run out",
+        format!("a request is to be answered within {} s of looking at it", CONFIRM_MS / 1000),
+        "agentkeys approve <code> shows it again while the code holds",
+    )
+}
+
+/// Whether the request is over by time or by an answer; says why.
+fn must_be_live(row: &RequestRow, access: &Access) -> Answer<()> {
+    match &row.progress {
+        Progress::Live if access.now < ends_at(row) => Ok(()),
+        Progress::Live => Err(expired(row, access.now)),
+        Progress::Decided { by, .. } if *by == access.account_id() => Err(consumed()),
+        Progress::Ended { by: Some(by), consumed: true, .. } if *by == access.account_id() => {
+            Err(consumed())
+        }
+        Progress::Decided { .. } | Progress::Ended { .. } => Err(expired(row, access.now)),
+    }
+}
+
+impl Inner {
+    pub async fn open_request(&self, peer: &Peer, request: &OpenRequest) -> Answer<Opened> {
+        let details = request
+            .details
+            .canonical()
+            .map_err(|e| Problem::invalid("request_details", e.to_string()))?;
+        let kind = request.details.kind();
+        for _ in 0..MAX_TRIES {
+            let asker = self.asker(request).await?;
+            let now = self.clock.now();
+            let id = RequestId(self.entropy.bytes().map_err(answer::entropy)?);
+            let nonce = Nonce(self.entropy.bytes().map_err(answer::entropy)?);
+            let open_token = OpenToken::new(self.entropy.key().map_err(answer::entropy)?.expose());
+            let covered = Covered { request: id, kind, details: &details, keys: &request.keys };
+            let row = RequestRow {
+                id,
+                kind,
+                details: details.clone(),
+                keys: request.keys,
+                nonce: Some(nonce),
+                otp: covered.otp(&nonce),
+                pair_code: covered.pair_code(&nonce),
+                open_hash: open_token.hash(),
+                created_at: now,
+                live_until: now.plus_ms(life_ms(kind)),
+                saw: seen(peer),
+                parent_session: asker.as_ref().map(|asker| asker.session_id),
+                agent: asker.as_ref().and_then(|asker| {
+                    asker.agent.as_ref().map(|agent| (asker.account_id(), agent.row.wallet))
+                }),
+                bound: None,
+                progress: Progress::Live,
+                registered: None,
+                relay: None,
+            };
+            let address = address_of(peer);
+            if !self.dev {
+                self.openings.count_in(address.clone(), now, row.live_until)?;
+            }
+            let committed = match self.opening(&row, asker.as_ref()) {
+                Ok(proposal) => self.propose(proposal).await,
+                Err(problem) => Err(problem),
+            };
+            if !matches!(committed, Ok(true)) && !self.dev {
+                self.openings.count_out(&address, row.live_until);
+            }
+            // A conflict is a pair code that is live already: draw another nonce.
+            if committed? {
+                return Ok(Opened {
+                    id,
+                    otp: row.otp,
+                    pair_code: row.pair_code,
+                    ttl_seconds: life_ms(kind) / 1000,
+                    nonce_hash: Hash32::of(&nonce.0),
+                    open_token,
+                    created_at: now,
+                });
+            }
+        }
+        Err(answer::busy())
+    }
+
+    fn opening(&self, row: &RequestRow, asker: Option<&Access>) -> Answer<Proposal> {
+        let mut proposal = asker.map(Access::unchanged).unwrap_or_default();
+        let code = keys::code(row.pair_code);
+        proposal.checks.push(Check::Absent(code.clone()));
+        proposal.checks.push(Check::Absent(keys::request(row.id)));
+        proposal.writes.push(self.put(keys::request(row.id), row)?);
+        proposal.writes.push(self.put(code, &RequestLink { request: row.id, hash: None })?);
+        proposal.writes.push(self.note_due(row.live_until, sweep::REQUEST, &row.id.0)?);
+        if let Some((account, _)) = row.agent {
+            let key = keys::pending(account, row.id);
+            proposal.writes.push(self.put(key, &RequestLink { request: row.id, hash: None })?);
+        }
+        Ok(proposal)
+    }
+
+    /// The agent that asks, for kinds that only an agent's own session may open.
+    async fn asker(&self, request: &OpenRequest) -> Answer<Option<Access>> {
+        let named = match &request.details {
+            Details::Pair(pair) => return bounded(&pair.scope).map(|()| None),
+            Details::Recover(_) => return Ok(None),
+            Details::ScopeChange(change) => {
+                bounded(&change.scope)?;
+                change.agent
+            }
+            Details::HighValueRelease(release) => release.agent,
+            Details::KeyRotate(rotate) => rotate.agent,
+        };
+        let refused = |cause: &str| {
+            Problem::new(
+                Code::Unauthorized,
+                "not the agent that the request names",
+                cause,
+                "open it with the session of that agent",
+            )
+        };
+        let session = request.session.as_ref().ok_or_else(|| refused("no session was sent"))?;
+        let access = self.authenticate(session).await?;
+        access.standing()?;
+        let Some(agent) = access.agent.as_ref().filter(|agent| agent.row.wallet == named) else {
+            return Err(refused("the session is another's"));
+        };
+        if let Details::KeyRotate(rotate) = &request.details
+            && agent.row.keys.map(|keys| keys.fingerprint()) != Some(rotate.old)
+        {
+            return Err(refused("the keys to be replaced are not the agent's"));
+        }
+        Ok(Some(access))
+    }
+
+    /// The request that a code leads to, or the answer to a wrong code.
+    async fn by_code(&self, code: PairCode) -> Answer<Loaded<RequestRow>> {
+        let link = self.load::<RequestLink>(keys::code(code)).await?.ok_or_else(no_match)?;
+        let request = self.load::<RequestRow>(keys::request(link.row.request)).await?;
+        request.filter(|request| self.is_remembered(&request.row)).ok_or_else(no_match)
+    }
+
+    /// Ended codes say why for ten minutes; after that they are as if they never were, whether
+    /// or not the sweeper has come by.
+    fn is_remembered(&self, row: &RequestRow) -> bool {
+        let ended = match &row.progress {
+            Progress::Live => ends_at(row),
+            Progress::Decided { at, .. } | Progress::Ended { at, .. } => *at,
+        };
+        self.clock.now().since_ms(ended) < AFTER_MS
+    }
+
+    /// A code that a master typed: found, and this account's to see.
+    pub async fn code_of_master(
+        &self,
+        access: &Access,
+        code: PairCode,
+    ) -> Answer<Loaded<RequestRow>> {
+        let one_try = self.try_code(Guesser::Account(access.account_id())).await?;
+        let request = match self.by_code(code).await {
+            Ok(request) => request,
+            Err(problem) if problem.code == Code::NoMatch => {
+                return Err(one_try.wrong(problem).await);
+            }
+            Err(problem) => return Err(problem),
+        };
+        let account = access.account_id();
+        let foreign = match (&request.row.agent, &request.row.bound) {
+            (Some((owner, _)), _) => *owner != account,
+            (None, Some(bound)) => bound.account != account && bound.until > access.now,
+            (None, None) => false,
+        };
+        if foreign && matches!(request.row.progress, Progress::Live) {
+            return Err(one_try.wrong(not_yours(Some(access))).await);
+        }
+        Ok(request)
+    }
+
+    /// A code that a peer without a session sent.
+    pub async fn code_of_stranger(
+        &self,
+        peer: &Peer,
+        code: PairCode,
+        open: &OpenToken,
+    ) -> Answer<Loaded<RequestRow>> {
+        let one_try = self.try_code(Guesser::Address(peer)).await?;
+        match self.by_code(code).await {
+            Ok(request) if same_hash(&request.row.open_hash, &open.hash()) => Ok(request),
+            Ok(_) => Err(one_try.wrong(not_yours(None)).await),
+            Err(problem) if problem.code == Code::NoMatch => Err(one_try.wrong(problem).await),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Binds a Pair or Recover to the account for a minute, unless it is bound to it already.
+    pub fn bind(
+        &self,
+        access: &Access,
+        request: &Loaded<RequestRow>,
+    ) -> Answer<Option<(RequestRow, Proposal)>> {
+        let bound = request.row.bound.filter(|bound| bound.until > access.now);
+        if !request.row.kind.is_bound_by_fetch() || bound.is_some() {
+            return Ok(None);
+        }
+        if access.now >= request.row.live_until {
+            return Err(expired(&request.row, access.now));
+        }
+        let mut row = RequestRow::clone(&request.row);
+        let until = access.now.plus_ms(CONFIRM_MS);
+        row.bound = Some(Bound { account: access.account_id(), until });
+        let mut proposal = access.unchanged();
+        proposal.checks.push(request.unchanged());
+        proposal.writes.push(self.put(request.key.clone(), &row)?);
+        let key = keys::pending(access.account_id(), row.id);
+        proposal.writes.push(self.put(key, &RequestLink { request: row.id, hash: None })?);
+        Ok(Some((row, proposal)))
+    }
+
+    pub async fn fetch(&self, access: &Access, code: PairCode) -> Answer<Option<Fetched>> {
+        access.master()?;
+        let request = self.code_of_master(access, code).await?;
+        must_be_live(&request.row, access)?;
+        let agent = self.named_agent(access, &request.row).await?;
+        let row = match self.bind(access, &request)? {
+            None => (*request.row).clone(),
+            Some((row, proposal)) => {
+                if !self.propose(proposal).await? {
+                    return Ok(None);
+                }
+                row
+            }
+        };
+        Ok(Some(shown(&row, agent.as_ref().map(|agent| &*agent.row))))
+    }
+
+    /// The agent that a request names, looked up in the account of whoever asks.
+    pub async fn named_agent(
+        &self,
+        access: &Access,
+        row: &RequestRow,
+    ) -> Answer<Option<Loaded<AgentRow>>> {
+        let details = self.details(row)?;
+        let identity = match (&details, &row.agent) {
+            (Details::Pair(_), _) => return Ok(None),
+            (Details::Recover(recover), _) => recover.agent.clone(),
+            (_, Some((_, wallet))) => crate::core::identity::AgentIdentity::Wallet(*wallet),
+            (_, None) => return Err(answer::cell(super::CellError::Shape)),
+        };
+        let found = self.find_agent(access.account_id(), &identity).await?;
+        found.map(Some).ok_or_else(|| agent_not_found(&identity))
+    }
+
+    pub fn details(&self, row: &RequestRow) -> Answer<Details> {
+        Details::from_canonical(row.kind, &row.details)
+            .map_err(|_| answer::cell(super::CellError::Shape))
+    }
+
+    /// A request by its id, that this account may answer now.
+    pub async fn answerable(&self, access: &Access, id: RequestId) -> Answer<Loaded<RequestRow>> {
+        access.master()?;
+        let request = self
+            .load::<RequestRow>(keys::request(id))
+            .await?
+            .filter(|request| self.is_remembered(&request.row))
+            .ok_or_else(unknown_request)?;
+        let (row, account) = (&request.row, access.account_id());
+        let owner = match &row.progress {
+            Progress::Decided { by, .. } | Progress::Ended { by: Some(by), .. } => Some(*by),
+            _ => row.agent.map(|(owner, _)| owner).or_else(|| {
+                row.bound.filter(|bound| bound.until > access.now).map(|bound| bound.account)
+            }),
+        };
+        if owner.is_some_and(|owner| owner != account) {
+            return Err(not_yours(Some(access)));
+        }
+        must_be_live(row, access)?;
+        let lapsed_now = row.bound.is_some_and(|bound| bound.until <= access.now);
+        if row.kind.is_bound_by_fetch() && lapsed_now {
+            return Err(lapsed());
+        }
+        Ok(request)
+    }
+
+    pub async fn list_pending(&self, access: &Access) -> Answer<Vec<Pending>> {
+        access.master()?;
+        let mut pending = Vec::new();
+        let prefix = keys::all_pending(access.account_id());
+        for link in self.load_all::<RequestLink>(&prefix, MAX_PENDING).await? {
+            let request = self.load::<RequestRow>(keys::request(link.row.request)).await?;
+            let Some(request) = request else { continue };
+            let row = &request.row;
+            let live = matches!(row.progress, Progress::Live);
+            let mine = row.bound.is_none_or(|bound| bound.account == access.account_id());
+            if !live || !mine || access.now >= ends_at(row) {
+                continue;
+            }
+            pending.push(Pending {
+                id: row.id,
+                pair_code: row.pair_code,
+                kind: row.kind,
+                agent: row.agent.map(|(_, wallet)| wallet),
+                created_at: row.created_at,
+                expires_at: ends_at(row),
+            });
+        }
+        pending.sort_by_key(|request| request.created_at);
+        Ok(pending)
+    }
+
+    /// Waits for the decision of a request that this token opened.
+    pub async fn await_decision(
+        &self,
+        open: &OpenToken,
+        id: RequestId,
+        wait: Duration,
+    ) -> Answer<Option<Decision>> {
+        let key = keys::request(id);
+        let mut watch = self.store.watch(&key);
+        let deadline = tokio::time::Instant::now() + wait.min(MAX_WAIT);
+        loop {
+            let request = self
+                .load::<RequestRow>(key.clone())
+                .await?
+                .filter(|request| same_hash(&request.row.open_hash, &open.hash()))
+                .ok_or_else(|| not_yours(None))?;
+            let (row, now) = (&request.row, self.clock.now());
+            match &row.progress {
+                Progress::Decided { until, decision, .. } if now < *until => {
+                    return Ok(Some((**decision).clone()));
+                }
+                Progress::Decided { .. } | Progress::Ended { consumed: true, .. } => {
+                    return Err(consumed());
+                }
+                Progress::Ended { .. } => return Err(expired(row, now)),
+                Progress::Live if now >= ends_at(row) => return Err(expired(row, now)),
+                Progress::Live => {}
+            }
+            let left = Duration::from_millis(ends_at(row).since_ms(now));
+            let end = deadline.min(tokio::time::Instant::now() + left);
+            tokio::select! {
+                () = watch.changed() => {}
+                () = tokio::time::sleep_until(end) => {
+                    if end == deadline {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the backend itself saw of whoever opened a request.
+fn seen(peer: &Peer) -> Seen {
+    match peer {
+        Peer::Address(address) => Seen { address: address.to_string(), uid: None, program: None },
+        Peer::Unix(peer) => Seen {
+            address: "unix socket".to_owned(),
+            uid: Some(peer.uid),
+            program: peer.program.as_ref().map(|path| path.display().to_string()),
+        },
+    }
+}
+
+fn shown(row: &RequestRow, agent: Option<&AgentRow>) -> Fetched {
+    Fetched {
+        id: row.id,
+        kind: row.kind,
+        details: row.details.clone(),
+        child_pubkey: row.keys,
+        otp: row.otp,
+        created_at: row.created_at,
+        expires_at: row.bound.map_or(row.live_until, |bound| bound.until),
+        saw: row.saw.clone(),
+        agent: agent.map(AgentRow::summary),
+    }
+}
+
+/// What of a request its master was shown, hashed as the approver hashes it.
+pub fn seen_hash(row: &RequestRow, agent: Option<&AgentRow>) -> Hash32 {
+    shown(row, agent).seen_hash()
+}
+
+/// Refuses an agent whose right was ended.
+pub fn must_be_active(agent: &AgentRow) -> Answer<()> {
+    match &agent.revoked {
+        Some(why) => Err(agent_was_revoked(agent, why)),
+        None => Ok(()),
+    }
+}
+
+/// The child session that a request was opened with, if it still is what it was.
+pub fn is_child_of(session: &SessionRow, agent: &AgentRow) -> bool {
+    matches!(session.kind, SessionKind::Child { wallet, epoch, .. }
+        if wallet == agent.wallet && epoch == agent.epoch)
+}

@@ -1,0 +1,385 @@
+//! The vault as one peer may use it: the contract's traits over the operations. Each operation
+//! is decided again when something it was decided by changed before its commit.
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::access::Access;
+use super::rows::AccountRow;
+use super::{Inner, MAX_TRIES, answer};
+use crate::backend::peer::Peer;
+use crate::core::audit::Head;
+use crate::core::backend::{
+    AccountBackend, AgentSummary, Approved, AuditFilter, AuditPage, ClientInfo, CredentialBackend,
+    CredentialSummary, Fetched, Grant, IdentityProof, Minted, OpenRequest, Opened, Pending,
+    Release, RevokeTarget, ShieldingKey, WhoAmI,
+};
+use crate::core::decision::Decision;
+use crate::core::identity::{AgentIdentity, Alias, ServiceName};
+use crate::core::otp::PairCode;
+use crate::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
+use crate::core::problem::Answer;
+use crate::core::scope::Scope;
+use crate::core::secret::SecretBytes;
+use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
+use crate::core::types::{AccountId, ChildKeys, Hash32, RequestId};
+
+/// The vault for one peer. Knows whose head the last answer of a master carries.
+pub struct Caller {
+    vault: Arc<Inner>,
+    peer: Peer,
+    answered: Mutex<Option<AccountId>>,
+}
+
+/// Runs an operation until it was decided on what is still true.
+macro_rules! until_settled {
+    ($attempt:expr) => {{
+        for _ in 0..MAX_TRIES {
+            if let Some(done) = $attempt {
+                return Ok(done);
+            }
+        }
+        Err(answer::busy())
+    }};
+}
+
+/// The same for operations that only say whether they are done.
+macro_rules! until_done {
+    ($attempt:expr) => {{
+        for _ in 0..MAX_TRIES {
+            if $attempt {
+                return Ok(());
+            }
+        }
+        Err(answer::busy())
+    }};
+}
+
+impl Caller {
+    pub(super) fn new(vault: Arc<Inner>, peer: Peer) -> Self {
+        Self { vault, peer, answered: Mutex::new(None) }
+    }
+
+    async fn access(&self, session: &SessionToken) -> Answer<Access> {
+        let access = self.vault.authenticate(session).await?;
+        if access.agent.is_none() {
+            self.answers(&access.account.row).await?;
+        }
+        Ok(access)
+    }
+
+    /// Notes whose head the answer carries, and that its chain's end is known.
+    async fn answers(&self, account: &AccountRow) -> Answer<()> {
+        self.vault.chain_end(account.id).await?;
+        // Opened now, so that signing the head later cannot fail.
+        self.vault.master_key(account)?;
+        *self.answered.lock().unwrap_or_else(|e| e.into_inner()) = Some(account.id);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl CredentialBackend for Caller {
+    async fn create_session(&self, proof: IdentityProof, client: ClientInfo) -> Answer<Minted> {
+        let (account, minted) = self.vault.create_session(&self.peer, proof, client).await?;
+        self.answers(&self.vault.account(account).await?.row).await?;
+        Ok(minted)
+    }
+
+    async fn create_child_session(
+        &self,
+        parent: &SessionToken,
+        agent: Option<&AgentIdentity>,
+        scope: Scope,
+    ) -> Answer<Minted> {
+        until_settled!({
+            let access = self.access(parent).await?;
+            self.vault.create_child_session(&access, agent, &scope).await?
+        })
+    }
+
+    async fn store_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+        sealed: Vec<u8>,
+    ) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.store(&access, agent, service, &sealed).await?
+        })
+    }
+
+    async fn read_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<SecretBytes> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.read(&access, agent, service).await?
+        })
+    }
+
+    async fn query_audit(&self, session: &SessionToken, filter: AuditFilter) -> Answer<AuditPage> {
+        let access = self.access(session).await?;
+        self.vault.query_audit(&access, &filter).await
+    }
+
+    async fn revoke_session(&self, session: &SessionToken, target: RevokeTarget) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.revoke(&access, &target).await?
+        })
+    }
+
+    async fn teardown_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.teardown(&access, agent).await?
+        })
+    }
+
+    async fn shielding_key(&self) -> Answer<ShieldingKey> {
+        Ok(self.vault.shielding_key())
+    }
+
+    async fn register_rendezvous(
+        &self,
+        open: &OpenToken,
+        pair_code: PairCode,
+        keys: ChildKeys,
+    ) -> Answer<RegistrationToken> {
+        until_settled!(self.vault.register(&self.peer, open, pair_code, keys).await?)
+    }
+
+    async fn poll_rendezvous(
+        &self,
+        registration: &RegistrationToken,
+        wait: Duration,
+    ) -> Answer<Option<Vec<u8>>> {
+        self.vault.poll(registration, wait).await
+    }
+
+    async fn deliver_rendezvous(
+        &self,
+        session: &SessionToken,
+        pair_code: PairCode,
+        payload: Vec<u8>,
+    ) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.deliver(&access, pair_code, &payload).await?
+        })
+    }
+
+    async fn open_auth_request(&self, request: OpenRequest) -> Answer<Opened> {
+        self.vault.open_request(&self.peer, &request).await
+    }
+
+    async fn fetch_auth_request(
+        &self,
+        session: &SessionToken,
+        pair_code: PairCode,
+    ) -> Answer<Fetched> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.fetch(&access, pair_code).await?
+        })
+    }
+
+    async fn approve_auth_request(
+        &self,
+        session: &SessionToken,
+        request: RequestId,
+        seen: Option<Hash32>,
+        grant: Grant,
+    ) -> Answer<Approved> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.approve(&access, request, seen, &grant).await?
+        })
+    }
+
+    async fn await_auth_decision(
+        &self,
+        open: &OpenToken,
+        request: RequestId,
+        wait: Duration,
+    ) -> Answer<Option<Decision>> {
+        self.vault.await_decision(open, request, wait).await
+    }
+}
+
+#[async_trait]
+impl AccountBackend for Caller {
+    async fn who_am_i(&self, session: &SessionToken) -> Answer<WhoAmI> {
+        let access = self.access(session).await?;
+        self.vault.who_am_i(&access)
+    }
+
+    async fn create_agent(&self, session: &SessionToken, name: &Alias) -> Answer<AgentSummary> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.create_agent(&access, name).await?
+        })
+    }
+
+    async fn list_agents(&self, session: &SessionToken) -> Answer<Vec<AgentSummary>> {
+        let access = self.access(session).await?;
+        self.vault.list_agents(&access).await
+    }
+
+    async fn list_credentials(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+    ) -> Answer<Vec<CredentialSummary>> {
+        let access = self.access(session).await?;
+        self.vault.list_credentials(&access, agent).await
+    }
+
+    async fn read_all(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+    ) -> Answer<Vec<Release>> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.read_all(&access, agent).await?
+        })
+    }
+
+    async fn roll_back_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<CredentialSummary> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.roll_back(&access, agent, service).await?
+        })
+    }
+
+    async fn list_pending(&self, session: &SessionToken) -> Answer<Vec<Pending>> {
+        let access = self.access(session).await?;
+        self.vault.list_pending(&access).await
+    }
+
+    async fn deny_auth_request(&self, session: &SessionToken, request: RequestId) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.deny(&access, request).await?
+        })
+    }
+
+    async fn renew_session(&self, renewal: &RenewalSecret) -> Answer<Minted> {
+        let (account, minted) = self.vault.renew(renewal).await?;
+        self.answers(&self.vault.account(account).await?.row).await?;
+        Ok(minted)
+    }
+
+    async fn reinstate_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.reinstate(&access, agent).await?
+        })
+    }
+
+    async fn link_identity(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        identity: &AgentIdentity,
+    ) -> Answer<AgentSummary> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.link(&access, agent, identity).await?
+        })
+    }
+
+    async fn unlink_identity(
+        &self,
+        session: &SessionToken,
+        identity: &AgentIdentity,
+    ) -> Answer<AgentSummary> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.unlink(&access, identity).await?
+        })
+    }
+
+    async fn resolve_identity(
+        &self,
+        session: &SessionToken,
+        identity: &AgentIdentity,
+    ) -> Answer<AgentSummary> {
+        let access = self.access(session).await?;
+        self.vault.resolve(&access, identity).await
+    }
+
+    fn last_head(&self) -> Option<Head> {
+        let account = (*self.answered.lock().unwrap_or_else(|e| e.into_inner()))?;
+        let end = self.vault.journal.end(account)?;
+        self.vault.known_head(account, end).map(|head| (*head).clone())
+    }
+}
+
+#[async_trait]
+impl PaymentRail for Caller {
+    async fn check_balance(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        layer: Layer,
+    ) -> Answer<Balance> {
+        let access = self.access(session).await?;
+        self.vault.check_balance(&access, agent, layer).await
+    }
+
+    async fn debit(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        layer: Layer,
+        amount: Amount,
+        service: Option<&ServiceName>,
+        reference: &str,
+    ) -> Answer<Balance> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.debit(&access, agent, layer, amount, service, reference).await?
+        })
+    }
+
+    async fn fund_child(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        layer: Layer,
+        amount: Amount,
+    ) -> Answer<Balance> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.fund(&access, agent, layer, amount).await?
+        })
+    }
+
+    async fn spending_history(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        limit: usize,
+    ) -> Answer<Vec<Spending>> {
+        let access = self.access(session).await?;
+        self.vault.spending_history(&access, agent, limit).await
+    }
+
+    fn display_name(&self) -> &'static str {
+        "internal ledger"
+    }
+}

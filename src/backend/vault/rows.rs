@@ -1,0 +1,262 @@
+//! What the vault's rows hold.
+use serde::{Deserialize, Serialize};
+
+use crate::core::auth_request::Kind;
+use crate::core::backend::{AgentSummary, Revocation, Seen};
+use crate::core::decision::Decision;
+use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::otp::{Otp, PairCode};
+use crate::core::scope::Scope;
+use crate::core::types::{
+    AccountId, BackendId, ChildKeys, Hash32, Nonce, PublicKey, RequestId, SessionId, Timestamp,
+    WalletAddress,
+};
+
+/// What the store is.
+#[derive(Serialize, Deserialize)]
+pub struct Meta {
+    pub backend_id: BackendId,
+    pub dev: bool,
+    pub created_at: Timestamp,
+    /// The shielding key's private half; the row's own sealing protects it.
+    #[serde(with = "crate::core::encoding::base64_bytes")]
+    pub shielding: Vec<u8>,
+}
+
+impl Drop for Meta {
+    fn drop(&mut self) {
+        use zeroize::Zeroize;
+        self.shielding.zeroize();
+    }
+}
+
+/// The last batch, and the digest over all rows but events.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct HeadRow {
+    pub batch: u64,
+    pub digest: Hash32,
+}
+
+/// The end of an account's chain.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainRow {
+    pub seq: u64,
+    pub hash: Hash32,
+}
+
+/// A master's home.
+#[derive(Serialize, Deserialize)]
+pub struct AccountRow {
+    pub id: AccountId,
+    pub wallet: WalletAddress,
+    /// Who signed in first, such as `unix:1000`.
+    pub identity: String,
+    pub master_public: PublicKey,
+    /// The master key's seed, sealed under the account's key.
+    #[serde(with = "crate::core::encoding::base64_bytes")]
+    pub master_seed: Vec<u8>,
+    pub presence: String,
+    pub agents: u32,
+    pub created_at: Timestamp,
+}
+
+/// An agent.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AgentRow {
+    pub wallet: WalletAddress,
+    pub account: AccountId,
+    pub identities: Vec<AgentIdentity>,
+    pub scope: Scope,
+    /// Counts up whenever all sessions made so far end.
+    pub epoch: u64,
+    /// Why the sessions of earlier epochs ended, and when.
+    pub ended: Option<Revocation>,
+    pub revoked: Option<Revocation>,
+    /// The daemon's keys, once one was paired.
+    pub keys: Option<ChildKeys>,
+    /// How many services it has credentials of.
+    pub services: u32,
+    /// Movements of its ledger so far.
+    pub movements: u64,
+    pub created_at: Timestamp,
+}
+
+impl AgentRow {
+    /// The name that people see: the first alias, else any identity, else the address.
+    pub fn name(&self) -> String {
+        self.shown_name().unwrap_or_else(|| self.wallet.to_string())
+    }
+
+    pub fn shown_name(&self) -> Option<String> {
+        let alias = self.identities.iter().find(|id| matches!(id, AgentIdentity::Alias(_)));
+        alias.or(self.identities.first()).map(ToString::to_string)
+    }
+
+    pub fn summary(&self) -> AgentSummary {
+        AgentSummary {
+            wallet: self.wallet,
+            name: self.shown_name(),
+            identities: self.identities.clone(),
+            scope: self.scope.clone(),
+            revoked: self.revoked.clone(),
+            created_at: self.created_at,
+        }
+    }
+}
+
+/// The agent that an identity or an index leads to.
+#[derive(Serialize, Deserialize)]
+pub struct AgentLink {
+    pub wallet: WalletAddress,
+}
+
+/// The account that an identity proof leads to.
+#[derive(Serialize, Deserialize)]
+pub struct ProofRow {
+    pub account: AccountId,
+}
+
+/// One version of a credential.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CredentialRow {
+    pub service: ServiceName,
+    pub version: u64,
+    /// The oldest version that is kept.
+    pub oldest: u64,
+    pub stored_at: Timestamp,
+    /// The plaintext, sealed under the account's key.
+    #[serde(with = "crate::core::encoding::base64_bytes")]
+    pub secret: Vec<u8>,
+}
+
+/// What a session may act as.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum SessionKind {
+    Master,
+    Child {
+        wallet: WalletAddress,
+        epoch: u64,
+        /// Narrower than the agent's own scope; absent: the agent's.
+        scope: Option<Scope>,
+        family: [u8; 16],
+        /// The auth request that minted it, until its first use.
+        request: Option<RequestId>,
+        used: bool,
+    },
+}
+
+/// A session; the token's hash alone.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SessionRow {
+    pub hash: Hash32,
+    pub account: AccountId,
+    pub kind: SessionKind,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub last_used: Timestamp,
+    pub revoked: Option<Revocation>,
+    pub host: Option<String>,
+    pub user: Option<String>,
+}
+
+/// A line of sessions.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct FamilyRow {
+    pub account: AccountId,
+    pub wallet: WalletAddress,
+    pub epoch: u64,
+    pub scope: Option<Scope>,
+    /// Hash of the renewal secret that is good now.
+    pub current: Hash32,
+    /// Hash of the one before.
+    pub previous: Option<Hash32>,
+    /// The session that was minted last.
+    pub session: SessionId,
+    pub revoked: Option<Revocation>,
+    pub host: Option<String>,
+    pub user: Option<String>,
+}
+
+/// The family that a renewal secret belongs to.
+#[derive(Serialize, Deserialize)]
+pub struct RenewalRow {
+    pub hash: Hash32,
+    pub family: [u8; 16],
+}
+
+/// Which account may answer, and until when.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    pub account: AccountId,
+    pub until: Timestamp,
+}
+
+/// How far a request has come.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum Progress {
+    /// Nobody has answered.
+    Live,
+    /// Answered; the child may fetch it until `until`, or the minted session's first use.
+    Decided {
+        by: AccountId,
+        at: Timestamp,
+        until: Timestamp,
+        decision: Box<Decision>,
+        /// The minted session, sealed to the child.
+        payload: Option<Sealed>,
+    },
+    /// Over: the nonce is gone.
+    Ended { by: Option<AccountId>, at: Timestamp, consumed: bool },
+}
+
+/// Sealed bytes in a row.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Sealed(#[serde(with = "crate::core::encoding::base64_bytes")] pub Vec<u8>);
+
+/// An auth request and its rendezvous.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RequestRow {
+    pub id: RequestId,
+    pub kind: Kind,
+    /// Canonical bytes.
+    #[serde(with = "crate::core::encoding::base64_bytes")]
+    pub details: Vec<u8>,
+    pub keys: ChildKeys,
+    pub nonce: Option<Nonce>,
+    pub otp: Otp,
+    pub pair_code: PairCode,
+    pub open_hash: Hash32,
+    pub created_at: Timestamp,
+    pub live_until: Timestamp,
+    pub saw: Seen,
+    pub parent_session: Option<SessionId>,
+    /// The account and agent that it names, when the child's session says so at open.
+    pub agent: Option<(AccountId, WalletAddress)>,
+    pub bound: Option<Bound>,
+    pub progress: Progress,
+    /// Hash of the registration token.
+    pub registered: Option<Hash32>,
+    /// A payload that a master left.
+    pub relay: Option<Sealed>,
+}
+
+/// The request that a code or a registration token leads to.
+#[derive(Serialize, Deserialize)]
+pub struct RequestLink {
+    pub request: RequestId,
+    /// The whole hash, for registration tokens.
+    pub hash: Option<Hash32>,
+}
+
+/// Times of wrong pair codes.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct GuessRow {
+    pub times: Vec<Timestamp>,
+}
+
+/// What an agent has on one payment layer.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+pub struct BalanceRow {
+    pub available: u64,
+    pub spent: u64,
+}

@@ -1,0 +1,320 @@
+//! The master's answer to an auth request. One commit holds the change of state, the minted
+//! session, its sealing to the child, and the signed decision.
+use zeroize::Zeroizing;
+
+use super::access::Access;
+use super::agent::NewAgent;
+use super::approval::{AFTER_MS, is_child_of, must_be_active, seen_hash};
+use super::journal::Proposal;
+use super::rows::{AgentRow, Progress, RequestRow, Sealed, SessionKind, SessionRow};
+use super::session::{ChildOf, bounded};
+use super::{Inner, Loaded, answer, keys, sweep};
+use crate::backend::store::Write;
+use crate::core::audit::{Action, Outcome};
+use crate::core::auth_request::Details;
+use crate::core::backend::{Approved, Grant, Minted, Revocation};
+use crate::core::cbor;
+use crate::core::claim::Claim;
+use crate::core::decision::{Decision, Granted, Payload, Verdict};
+use crate::core::problem::{Answer, Code, Problem};
+use crate::core::scope::Scope;
+use crate::core::seal::{self, Purpose};
+use crate::core::types::{Hash32, PublicKey, RequestId, Signature};
+
+/// A high-value release is good this long after its approval.
+const RELEASE_MS: u64 = 3 * 60 * 1000;
+
+/// What an approval comes to.
+struct Outcomes {
+    agent: AgentRow,
+    scope: Scope,
+    minted: Option<Minted>,
+}
+
+fn wider() -> Problem {
+    Problem::invalid("scope", "a grant may be narrower than what was asked for, never wider")
+}
+
+fn only_for_pair(grant: &Grant) -> Answer<()> {
+    if grant.agent_id.is_none() && grant.name.is_none() {
+        return Ok(());
+    }
+    Err(Problem::invalid("grant", "agent_id and name go with a Pair only"))
+}
+
+fn claims(details: &Details) -> (Option<String>, Option<String>) {
+    let text = |claim: &Option<Claim>| claim.as_ref().map(ToString::to_string);
+    match details {
+        Details::Pair(pair) => (text(&pair.host), text(&pair.user)),
+        Details::Recover(recover) => (text(&recover.host), text(&recover.user)),
+        _ => (None, None),
+    }
+}
+
+impl Inner {
+    pub async fn approve(
+        &self,
+        access: &Access,
+        id: RequestId,
+        seen: Option<Hash32>,
+        grant: &Grant,
+    ) -> Answer<Option<Approved>> {
+        let request = self.answerable(access, id).await?;
+        let named = self.named_agent(access, &request.row).await?;
+        if seen.is_some_and(|seen| {
+            seen != seen_hash(&request.row, named.as_ref().map(|agent| &*agent.row))
+        }) {
+            return Err(Problem::new(
+                Code::Invalid,
+                "the request is not what was shown",
+                "it, or the agent it names, has changed since it was fetched",
+                "fetch it again, and look at it again",
+            ));
+        }
+        let details = self.details(&request.row)?;
+        let mut proposal = access.unchanged();
+        proposal.checks.push(request.unchanged());
+        let outcomes = match (&details, named) {
+            (Details::Pair(pair), _) => {
+                self.pair(access, &request.row, pair, grant, &mut proposal).await?
+            }
+            (Details::Recover(_), Some(agent)) => {
+                only_for_pair(grant)?;
+                let scope = narrowed(&agent.row.scope, grant)?;
+                self.replace_daemon(access, &request.row, &agent, scope, &mut proposal)?
+            }
+            (Details::KeyRotate(_), Some(agent)) => {
+                only_for_pair(grant)?;
+                let scope = narrowed(&agent.row.scope, grant)?;
+                self.replace_daemon(access, &request.row, &agent, scope, &mut proposal)?
+            }
+            (Details::ScopeChange(change), Some(agent)) => {
+                only_for_pair(grant)?;
+                let scope = narrowed(&change.scope, grant)?;
+                self.change_scope(&request.row, &agent, scope, &mut proposal).await?
+            }
+            (Details::HighValueRelease(_), Some(agent)) => {
+                only_for_pair(grant)?;
+                must_be_active(&agent.row)?;
+                proposal.checks.push(agent.unchanged());
+                let scope = agent.row.scope.clone();
+                Outcomes { agent: (*agent.row).clone(), scope, minted: None }
+            }
+            (_, None) => return Err(answer::cell(super::CellError::Shape)),
+        };
+        let agent = outcomes.agent.summary();
+        let kind = request.row.kind;
+        let event = access.event(Action::Approve, Outcome::Allowed).of(&outcomes.agent);
+        let mut event = event.detail(format!("{}: {}", kind.as_str(), outcomes.scope));
+        event.request = Some(id);
+        proposal.events.push(event);
+        self.decide(access, &request, Verdict::Approved, Some(outcomes), &mut proposal)?;
+        let done = Approved { request_id: id, kind, agent };
+        Ok(self.propose(proposal).await?.then_some(done))
+    }
+
+    async fn pair(
+        &self,
+        access: &Access,
+        row: &RequestRow,
+        pair: &crate::core::auth_request::Pair,
+        grant: &Grant,
+        proposal: &mut Proposal,
+    ) -> Answer<Outcomes> {
+        let scope = narrowed(&pair.scope, grant)?;
+        if let Some(existing) = &grant.agent_id {
+            if grant.name.is_some() {
+                return Err(Problem::invalid("grant", "an agent that exists keeps its name"));
+            }
+            let agent = self.target(access, existing).await?;
+            let scope = scope.and(&agent.row.scope);
+            return self.replace_daemon(access, row, &agent, scope, proposal);
+        }
+        let name = match (&grant.name, &pair.name) {
+            (Some(chosen), _) => Some(chosen.clone()),
+            (None, Some(wished)) => {
+                // A wish that is taken is not a reason to refuse, nor to take another's name.
+                let identity = crate::core::identity::AgentIdentity::Alias(wished.clone());
+                let taken = self.find_agent(access.account_id(), &identity).await?.is_some();
+                (!taken).then(|| wished.clone())
+            }
+            (None, None) => None,
+        };
+        if let Some(chosen) = &grant.name {
+            let identity = crate::core::identity::AgentIdentity::Alias(chosen.clone());
+            if self.find_agent(access.account_id(), &identity).await?.is_some() {
+                return Err(Problem::invalid("name", "another agent of this account has it"));
+            }
+        }
+        let new = NewAgent { name, scope: scope.clone(), keys: Some(row.keys) };
+        let agent = self.push_agent(access, new, proposal)?;
+        let minted = self.mint_for(access, row, &agent, None, proposal)?;
+        Ok(Outcomes { agent, scope, minted: Some(minted) })
+    }
+
+    /// Gives an agent that exists to another daemon; the old one's keys and sessions end in the
+    /// same commit.
+    fn replace_daemon(
+        &self,
+        access: &Access,
+        row: &RequestRow,
+        agent: &Loaded<AgentRow>,
+        scope: Scope,
+        proposal: &mut Proposal,
+    ) -> Answer<Outcomes> {
+        must_be_active(&agent.row)?;
+        let mut next = AgentRow::clone(&agent.row);
+        next.epoch += 1;
+        next.ended = Some(Revocation {
+            at: access.now,
+            by: format!("{}, which approved a {}", access.in_words(), row.kind.as_str()),
+        });
+        next.keys = Some(row.keys);
+        proposal.checks.push(agent.unchanged());
+        proposal.writes.push(self.put(agent.key.clone(), &next)?);
+        let narrower = (scope != next.scope).then(|| scope.clone());
+        let minted = self.mint_for(access, row, &next, narrower, proposal)?;
+        Ok(Outcomes { agent: next, scope, minted: Some(minted) })
+    }
+
+    fn mint_for(
+        &self,
+        access: &Access,
+        row: &RequestRow,
+        agent: &AgentRow,
+        scope: Option<Scope>,
+        proposal: &mut Proposal,
+    ) -> Answer<Minted> {
+        let (host, user) = claims(&self.details(row)?);
+        let of = ChildOf { agent, scope, request: Some(row.id), host, user };
+        self.mint_child(access.now, of, proposal)
+    }
+
+    async fn change_scope(
+        &self,
+        row: &RequestRow,
+        agent: &Loaded<AgentRow>,
+        scope: Scope,
+        proposal: &mut Proposal,
+    ) -> Answer<Outcomes> {
+        must_be_active(&agent.row)?;
+        let mut next = AgentRow::clone(&agent.row);
+        next.scope = scope.clone();
+        proposal.checks.push(agent.unchanged());
+        proposal.writes.push(self.put(agent.key.clone(), &next)?);
+        // The session that asked obeys the new scope too, even if it had a narrower one.
+        if let Some(id) = row.parent_session
+            && let Some(session) = self.load::<SessionRow>(keys::session(id)).await?
+            && is_child_of(&session.row, &agent.row)
+        {
+            let mut asker = SessionRow::clone(&session.row);
+            if let SessionKind::Child { scope: own @ Some(_), .. } = &mut asker.kind {
+                *own = None;
+                proposal.checks.push(session.unchanged());
+                proposal.writes.push(self.put(session.key.clone(), &asker)?);
+            }
+        }
+        Ok(Outcomes { agent: next, scope, minted: None })
+    }
+
+    pub async fn deny(&self, access: &Access, id: RequestId) -> Answer<bool> {
+        let request = self.answerable(access, id).await?;
+        let mut proposal = access.unchanged();
+        proposal.checks.push(request.unchanged());
+        let mut event = access.event(Action::Deny, Outcome::Allowed);
+        if let Ok(Some(agent)) = self.named_agent(access, &request.row).await {
+            event = event.of(&agent.row);
+        }
+        event.request = Some(id);
+        proposal.events.push(event.detail(request.row.kind.as_str()));
+        self.decide(access, &request, Verdict::Denied, None, &mut proposal)?;
+        self.propose(proposal).await
+    }
+
+    /// Signs the decision and moves the request to it.
+    fn decide(
+        &self,
+        access: &Access,
+        request: &Loaded<RequestRow>,
+        verdict: Verdict,
+        outcomes: Option<Outcomes>,
+        proposal: &mut Proposal,
+    ) -> Answer<()> {
+        let mut row = RequestRow::clone(&request.row);
+        let nonce = row.nonce.ok_or_else(super::approval::consumed)?;
+        let mut payload = None;
+        let granted = match outcomes {
+            None => None,
+            Some(outcomes) => {
+                let agent = outcomes.agent.wallet;
+                let mut session_hash = None;
+                let mut expires_at = access.now.plus_ms(RELEASE_MS);
+                if let Some(minted) = outcomes.minted {
+                    expires_at = minted.expires_at;
+                    let (plain, sealed) = self.seal_session(&row, minted)?;
+                    session_hash = Some(plain);
+                    payload = Some(sealed);
+                }
+                Some(Granted { agent, scope: outcomes.scope, expires_at, session_hash })
+            }
+        };
+        let mut decision = Decision {
+            request_id: row.id,
+            kind: row.kind,
+            details: row.details.clone(),
+            child_pubkey: row.keys,
+            parent_session: row.parent_session,
+            created_at: row.created_at,
+            nonce,
+            verdict,
+            backend_id: self.backend_id,
+            account: access.account_id(),
+            granted,
+            master_key: PublicKey([0; 32]),
+            signature: Signature([0; 64]),
+        };
+        decision.sign(self.master_key(&access.account.row)?.expose());
+        let until = access.now.plus_ms(AFTER_MS);
+        row.progress = Progress::Decided {
+            by: access.account_id(),
+            at: access.now,
+            until,
+            decision: Box::new(decision),
+            payload,
+        };
+        proposal.writes.push(self.put(request.key.clone(), &row)?);
+        proposal.writes.push(Write::Delete(keys::pending(access.account_id(), row.id)));
+        proposal.writes.push(self.note_due(until, sweep::REQUEST, &row.id.0)?);
+        Ok(())
+    }
+
+    /// The minted session as the child will get it: the hash that is signed, and sealed bytes.
+    fn seal_session(&self, row: &RequestRow, minted: Minted) -> Answer<(Hash32, Sealed)> {
+        let payload = Payload {
+            agent: minted.wallet,
+            expires_at: minted.expires_at,
+            renewal: minted.renewal.as_ref().map(|r| r.expose().to_owned()).unwrap_or_default(),
+            session: minted.session.expose().to_owned(),
+        };
+        let plain = cbor::to_canonical(&payload)
+            .map(Zeroizing::new)
+            .map_err(|_| answer::cell(super::CellError::Shape))?;
+        let random = self.entropy.key().map_err(answer::entropy)?;
+        let sealed = seal::seal(&row.keys.x25519(), &Purpose::payload(row.id), &plain, &random)
+            .map_err(|_| {
+                Problem::invalid("child_pubkey", "the child's X25519 key is not usable")
+            })?;
+        Ok((Hash32::of(&plain), Sealed(sealed)))
+    }
+}
+
+/// The scope that is given: what was asked for, or the narrower one that the master chose.
+fn narrowed(asked: &Scope, grant: &Grant) -> Answer<Scope> {
+    match &grant.scope {
+        None => Ok(asked.clone()),
+        Some(scope) => {
+            bounded(scope)?;
+            if scope.within(asked) { Ok(scope.clone()) } else { Err(wider()) }
+        }
+    }
+}
