@@ -1,4 +1,4 @@
-//! Which agent is meant: the one that is named, the project's, or the only one there is.
+//! Which agent is meant: the one that is named, the configuration's, or the only one there is.
 use super::context::Context;
 use super::near::near;
 use super::report::{CliError, usage};
@@ -77,7 +77,7 @@ pub fn reference(text: &str) -> Result<(Option<AgentIdentity>, ServiceName), Pro
     }
 }
 
-/// The agent that is named, else the project's, else the only one there is.
+/// The agent that is named, else the configuration's, else the only one there is.
 ///
 /// # Errors
 /// None is named, and there is none or more than one.
@@ -88,9 +88,9 @@ pub async fn choose(
     if let Some(named) = named {
         return Ok(named);
     }
-    if let Some(agent) = context.project()?.agent {
-        context.verbose("agent named by the project file");
-        return Ok(agent.parse()?);
+    if let Some(agent) = context.link().await?.defaults().agent {
+        context.verbose(&format!("agent {agent}, by a configuration file"));
+        return Ok(agent);
     }
     let open = context.open().await?;
     let mut agents = open.backend.list_agents(open.token).await?;

@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 use super::args::Global;
 use super::output::Output;
 use super::report::shown;
-use super::session::{Link, Machine, ProjectDefaults, SessionPlace, Wanted};
+use super::session::{Link, Machine, SessionPlace, Wanted};
 use crate::core::backend::AccountBackend;
 use crate::core::problem::Answer;
 use crate::core::token::SessionToken;
@@ -60,7 +60,9 @@ impl<'a> Context<'a> {
                 let wanted =
                     Wanted { backend: self.global.backend.clone(), verbose: self.global.verbose };
                 let link = self.machine.connect(&wanted).await?;
-                self.verbose(&format!("backend {}, by {}", link.address(), link.chosen_by()));
+                for note in link.notes() {
+                    self.verbose(&note);
+                }
                 Ok(link)
             })
             .await?;
@@ -86,14 +88,6 @@ impl<'a> Context<'a> {
             })
             .await?;
         Ok(Open { backend: link.backend(), token })
-    }
-
-    /// What the project file says.
-    ///
-    /// # Errors
-    /// There is one, and it says what it may not.
-    pub fn project(&self) -> Answer<ProjectDefaults> {
-        self.machine.project()
     }
 
     /// Ends the command: compares and remembers the head of the audit log. A log that was cut

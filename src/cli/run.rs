@@ -59,15 +59,23 @@ pub struct Run {
     only: bool,
 }
 
-fn named(text: &str) -> Result<(String, ServiceName), Problem> {
-    let wrong = |why: &str| usage("--env is not valid", why, "write --env NAME=service");
-    let (name, service) = text.split_once('=').ok_or_else(|| wrong("there is no ="))?;
+/// Whether a credential may go under a name.
+fn settable(name: &str) -> Result<(), Problem> {
+    let wrong = |why: &str| usage("a variable's name is not valid", why, "write NAME=service");
     if !is_variable(name) {
         return Err(wrong("NAME wants letters, digits and underscores, no digit first"));
     }
     if is_ours(name.as_bytes()) {
         return Err(wrong("names that begin with AGENTKEYS_ are our own, and are taken out"));
     }
+    Ok(())
+}
+
+fn named(text: &str) -> Result<(String, ServiceName), Problem> {
+    let (name, service) = text.split_once('=').ok_or_else(|| {
+        usage("--env is not valid", "there is no = in it", "write --env NAME=service")
+    })?;
+    settable(name)?;
     Ok((name.to_owned(), service.parse()?))
 }
 
@@ -163,15 +171,15 @@ impl Run {
     async fn variables(self, context: &Context<'_>) -> Result<(AgentIdentity, Variables), CliError> {
         let Self { agent, named, file, only } = self;
         let agent = choose(context, agent).await?;
-        let project = context.project()?;
-        let mut from_project = Vec::new();
-        for (name, service) in &project.variables {
-            from_project.push(self::named(&format!("{name}={service}"))?);
+        let project = context.link().await?.defaults();
+        for (name, _) in &project.variables {
+            settable(name)?;
         }
         let mut variables = Variables::new();
         let mut from_file = Vec::new();
         let mut others = Vec::new();
         for (name, value) in file.as_deref().map(read_env_file).transpose()?.unwrap_or_default() {
+            settable(&name)?;
             match value {
                 Value::Literal(text) => {
                     variables.insert(name, SecretBytes::new(text.as_bytes().to_vec()));
@@ -190,7 +198,7 @@ impl Run {
             }
         }
         let services: Vec<ServiceName> = held.keys().cloned().collect();
-        let from_project = if only { Vec::new() } else { from_project };
+        let from_project = if only { Vec::new() } else { project.variables };
         let wanted = names_of(&[from_project, from_file, named], &services, only);
         for (name, service) in wanted {
             if !held.contains_key(&service) {
@@ -207,8 +215,7 @@ impl Run {
             insert(&mut variables, name, &service, &key)?;
         }
         for service in &project.services {
-            let known = service.parse::<ServiceName>().is_ok_and(|name| held.contains_key(&name));
-            if !known && !only {
+            if !only && !held.contains_key(service) {
                 context.out.warn(&format!(
                     "this project uses {service}, which {agent} does not have; \
                      agentkeys store {agent} {service}"

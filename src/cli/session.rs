@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
+use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Answer;
 use crate::core::token::SessionToken;
 use crate::core::types::AccountId;
@@ -104,17 +105,26 @@ pub trait Link: Send + Sync {
 
     /// Where the session is kept.
     fn session_place(&self) -> SessionPlace;
+
+    /// What the project's file and the user's own say of agent, services and variables.
+    fn defaults(&self) -> Defaults;
+
+    /// What connecting did, for `--verbose`; never a secret.
+    fn notes(&self) -> Vec<String>;
+
+    /// What is known of this backend beyond the trait, for `doctor`.
+    async fn facts(&self) -> Vec<Fact>;
 }
 
-/// What a project file may say.
+/// What is meant where a command does not say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ProjectDefaults {
-    /// The agent that is meant where none is named.
-    pub agent: Option<String>,
+pub struct Defaults {
+    /// The agent.
+    pub agent: Option<AgentIdentity>,
     /// The services that the project uses.
-    pub services: Vec<String>,
+    pub services: Vec<ServiceName>,
     /// Variable and service.
-    pub variables: Vec<(String, String)>,
+    pub variables: Vec<(String, ServiceName)>,
 }
 
 /// Which backend is wanted, and how much to say about it.
@@ -134,9 +144,6 @@ pub trait Machine: Send + Sync {
 
     /// Ends the private backend; says in words what was done.
     async fn stop_private(&self) -> Answer<String>;
-
-    /// What the project file says, if there is one.
-    fn project(&self) -> Answer<ProjectDefaults>;
 
     /// What the machine can say of itself, for `doctor`: protections, keyring, files.
     async fn facts(&self) -> Vec<Fact>;
