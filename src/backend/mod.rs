@@ -3,6 +3,8 @@
 
 pub mod clock;
 pub mod custody;
+pub mod http;
 pub mod peer;
+pub mod serve;
 pub mod store;
 pub mod vault;

@@ -19,3 +19,4 @@ pub mod seal;
 pub mod secret;
 pub mod token;
 pub mod types;
+pub mod wire;

@@ -128,7 +128,8 @@ fn only_the_role_ends_the_process() {
 
 #[test]
 fn the_core_has_no_clock_no_randomness_and_no_files() {
-    for text in ["SystemTime::now", "Instant::now", "SystemRandom", "std::fs", "std::net", "tokio::"]
+    for text in
+        ["SystemTime::now", "Instant::now", "SystemRandom", "std::fs", "std::net", "tokio::"]
     {
         only_in(text, |path| !path.starts_with("core/"));
     }

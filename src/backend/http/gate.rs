@@ -1,0 +1,83 @@
+//! How many connections there may be, in all and from one address.
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backend::peer::Peer;
+
+/// Counts connections. Only accepting and closing touch it, never a request.
+pub struct Gate {
+    most: usize,
+    most_each: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    all: usize,
+    /// By address; the Unix socket's one user is `None`.
+    each: HashMap<Option<IpAddr>, usize>,
+}
+
+/// One connection's place; dropping it gives it back.
+pub struct Place {
+    gate: Arc<Gate>,
+    whose: Option<IpAddr>,
+}
+
+impl Gate {
+    /// A gate for `most` connections, `most_each` from one address.
+    pub fn new(most: usize, most_each: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_each, open: Mutex::default() })
+    }
+
+    /// A place for a connection of `peer`, if there is one left.
+    pub fn enter(self: &Arc<Self>, peer: &Peer) -> Option<Place> {
+        let whose = match peer {
+            Peer::Address(address) => Some(*address),
+            Peer::Unix(_) => None,
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = open.each.get(&whose).copied().unwrap_or(0);
+        if open.all >= self.most || each >= self.most_each {
+            return None;
+        }
+        open.all += 1;
+        open.each.insert(whose, each + 1);
+        Some(Place { gate: Arc::clone(self), whose })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.gate.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.all -= 1;
+        match open.each.get_mut(&self.whose) {
+            Some(each) if *each > 1 => *each -= 1,
+            _ => drop(open.each.remove(&self.whose)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_place_and_places_come_back() {
+        let gate = Gate::new(3, 2);
+        let from = |last| Peer::Address([127, 0, 0, last].into());
+        let one = gate.enter(&from(1));
+        let two = gate.enter(&from(1));
+        assert!(one.is_some() && two.is_some());
+        assert!(gate.enter(&from(1)).is_none());
+        let three = gate.enter(&from(2));
+        assert!(three.is_some());
+        assert!(gate.enter(&from(3)).is_none());
+        drop(one);
+        let again = gate.enter(&from(1));
+        assert!(again.is_some());
+        drop((two, three, again));
+        assert!(gate.open.lock().unwrap().each.is_empty());
+    }
+}

@@ -1,0 +1,45 @@
+//! The HTTP server: from a socket to a typed action to [`AccountBackend`] and back.
+//!
+//! ```text
+//! server (accept, stop) -> service (wrapper) -> guard, body -> router -> a resource -> trait
+//! ```
+//!
+//! It never knows the vault, a store or a key, and never writes a URI, a body or a token into a
+//! log.
+mod address;
+mod body;
+mod call;
+mod explain;
+mod gate;
+mod guard;
+pub mod limits;
+mod listener;
+mod pulse;
+mod reply;
+mod router;
+mod server;
+mod service;
+mod unix;
+
+mod agent;
+mod audit;
+mod auth_request;
+mod credential;
+mod identity;
+pub mod meta;
+mod payment;
+mod rendezvous;
+mod session;
+
+use std::sync::Arc;
+
+pub use self::address::{ListenAddress, ListenAddressError};
+pub use self::limits::Limits;
+pub use self::listener::{BindError, Listener};
+pub use self::server::{Stopped, run};
+use super::peer::Peer;
+use crate::core::backend::AccountBackend;
+
+/// Makes the backend of one request, for who sent it. It is called for every request, so that
+/// `last_head` is that request's.
+pub type MakeBackend = Arc<dyn Fn(Peer) -> Arc<dyn AccountBackend> + Send + Sync>;

@@ -1,0 +1,234 @@
+//! The backend's role: hardens the process, opens root key, store and vault, and serves until
+//! it is told to stop. stdout carries one line for each address that is ready; all else goes to
+//! the log on stderr.
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::clock::{Entropy, SystemClock};
+use super::custody::{self, CustodyChoice, CustodyError, Surroundings};
+use super::http::{self, BindError, Limits, ListenAddress, Listener, MakeBackend};
+use super::store::{Options, SledStore, Store, StoreError};
+use super::vault::{Settings, Vault, VaultError};
+use crate::core::backend::AccountBackend;
+use crate::core::types::BackendId;
+use crate::harden::{self, HardenError};
+
+/// How often what is over by time is cleared away.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// How the log looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What `agentkeys serve` was told.
+pub struct ServeOptions {
+    /// Where to listen; at least one.
+    pub listen: Vec<ListenAddress>,
+    /// The data folder.
+    pub data: PathBuf,
+    /// Whether test identities are accepted.
+    pub dev: bool,
+    /// Where the root key lies.
+    pub root_key: CustodyChoice,
+    /// A descriptor to read the passphrase from.
+    pub passphrase_fd: Option<i32>,
+    /// How the log looks.
+    pub log: LogFormat,
+}
+
+/// Why the backend does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A protection that it does not run without.
+    #[error(transparent)]
+    Harden(#[from] HardenError),
+    /// A protection that is asked for and not in force.
+    #[error("the kernel does not give this protection: {0}")]
+    Unprotected(String),
+    /// The runtime does not start.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    /// The root key is not to be had.
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+    /// The store does not open.
+    #[error("cannot open the store: {0}")]
+    Store(#[from] StoreError),
+    /// The vault does not open.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// An address is not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The sockets do not work.
+    #[error("cannot serve")]
+    Serve(#[source] io::Error),
+    /// Nobody reads the ready line.
+    #[error("cannot say on stdout that the backend is ready")]
+    Ready(#[source] io::Error),
+}
+
+/// Runs the backend until SIGTERM or SIGINT. Called from a plain `main`: some protections bind
+/// the calling thread alone, so they come before the runtime's threads.
+///
+/// # Errors
+/// [`ServeError`]; the log has said the same.
+pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
+    start_log(options.log);
+    let result = protect().and_then(|()| {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(ServeError::Runtime)?
+            .block_on(run(options))
+    });
+    if let Err(error) = &result {
+        tracing::error!(error = %chain(error), "the backend does not run");
+    }
+    result
+}
+
+fn start_log(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = std::env::var("AGENTKEYS_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A second start in one process keeps the first log.
+    let _ = match format {
+        LogFormat::Text => log.with_ansi(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn protect() -> Result<(), ServeError> {
+    harden::no_core_dumps()?;
+    harden::not_dumpable()?;
+    harden::no_new_privileges()?;
+    harden::ignore_file_size_signal()?;
+    harden::restrict_umask();
+    Ok(())
+}
+
+/// Reads the protections back from the kernel; refuses to run without a required one.
+fn check_protections() -> Result<(), ServeError> {
+    let report = harden::report();
+    for finding in report.findings() {
+        tracing::info!(
+            mechanism = %finding.mechanism,
+            state = ?finding.state,
+            detail = %finding.detail,
+            "protection"
+        );
+    }
+    let missing: Vec<_> = report.missing().map(|finding| finding.mechanism.to_string()).collect();
+    if missing.is_empty() { Ok(()) } else { Err(ServeError::Unprotected(missing.join(", "))) }
+}
+
+async fn run(options: ServeOptions) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Serve)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Serve)?;
+    let surroundings = Surroundings::from_environment(options.passphrase_fd);
+    let random = ring::rand::SystemRandom::new();
+    let opened = custody::open_or_create(
+        &options.data,
+        options.root_key,
+        options.dev,
+        &surroundings,
+        &random,
+    )
+    .await?;
+    check_protections()?;
+    for warning in &opened.warnings {
+        tracing::warn!("{warning}");
+    }
+    if opened.dev {
+        tracing::warn!("serve --dev: anybody who reaches this backend can sign in as anybody");
+    }
+    let data = options.data.clone();
+    let store = tokio::task::spawn_blocking(move || SledStore::open(&data, Options::default()))
+        .await
+        .map_err(|e| ServeError::Serve(io::Error::other(e)))??;
+    let store = Arc::new(store);
+    let settings = Settings {
+        backend_id: BackendId(opened.backend_id),
+        dev: opened.dev,
+        clock: Arc::new(SystemClock::default()),
+        entropy: Entropy::system(),
+    };
+    let shared: Arc<dyn Store> = store.clone();
+    let vault = Vault::open(shared, opened.root.expose(), settings).await?;
+    drop(opened.root);
+
+    let mut listeners = Vec::with_capacity(options.listen.len());
+    for address in &options.listen {
+        listeners.push(Listener::bind(address)?);
+    }
+    announce(&listeners).map_err(ServeError::Ready)?;
+    tracing::info!(backend = %vault.backend_id(), custody = opened.custody, "ready");
+
+    let sweeper = tokio::spawn(sweep_forever(vault.clone()));
+    let for_peers = vault.clone();
+    let make_backend: MakeBackend =
+        Arc::new(move |peer| Arc::new(for_peers.for_peer(peer)) as Arc<dyn AccountBackend>);
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop");
+    };
+    let stopped = http::run(listeners, make_backend, Limits::default(), shutdown)
+        .await
+        .map_err(ServeError::Serve)?;
+    sweeper.abort();
+    store.close().await;
+    tracing::info!(drained = stopped.drained, "stopped");
+    // The sockets' places are free only now, when the store is closed.
+    drop(stopped);
+    Ok(())
+}
+
+/// One line on stdout for each address, once it can be connected to.
+fn announce(listeners: &[Listener]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for listener in listeners {
+        writeln!(stdout, "listening on {}", listener.address())?;
+    }
+    stdout.flush()
+}
+
+async fn sweep_forever(vault: Vault) {
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(problem) = vault.sweep().await {
+            tracing::warn!(problem = %problem, "could not clear away what is over");
+        }
+    }
+}

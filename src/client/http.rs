@@ -1,0 +1,198 @@
+//! A backend behind HTTP/1.1, over loopback TCP or a Unix socket.
+//!
+//! Every answer is judged before it is believed: wire version, content type, size, shape, and
+//! the signed head's signature. No redirect is followed, and a Unix socket's server gets
+//! nothing before the kernel has said that it is this same user.
+
+mod address;
+mod answer;
+mod ask;
+mod connect;
+mod fault;
+mod methods;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+pub use self::address::{Address, AddressError};
+use self::answer::Received;
+use self::ask::Ask;
+use self::connect::{Idle, Sender};
+pub use self::fault::{Unreachable, is_unreachable};
+use crate::core::audit::Head;
+use crate::core::problem::{Answer, Problem};
+use crate::core::wire::{self, Route};
+
+/// How long an idle connection is kept; below the server's 75 s, so that it is the client who
+/// hangs up.
+const KEEP_IDLE: Duration = Duration::from_secs(30);
+
+/// How hard to try.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Longest that one try to connect takes.
+    pub connect: Duration,
+    /// How often connecting is tried, 1 at least. Nothing was sent before it succeeded.
+    pub tries: u32,
+    /// The pauses between the tries, all together.
+    pub pauses: Duration,
+    /// Longest that one request takes, a long poll's wait apart.
+    pub request: Duration,
+    /// Most connections at once; more calls wait for one.
+    pub connections: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            tries: 3,
+            pauses: Duration::from_millis(900),
+            request: Duration::from_secs(60),
+            connections: 64,
+        }
+    }
+}
+
+/// A backend behind HTTP. Calls may run at once; each has a connection of its own, and idle
+/// ones are used again. Dropping a call's future ends the call and closes its connection.
+pub struct HttpBackend {
+    address: Address,
+    options: Options,
+    idle: Mutex<Vec<Idle>>,
+    permits: Semaphore,
+    head: Mutex<Option<Head>>,
+}
+
+impl HttpBackend {
+    /// The backend at `address`. Connects with the first call, inside its tokio runtime.
+    pub fn new(address: Address) -> Self {
+        Self::with_options(address, Options::default())
+    }
+
+    /// The same, trying as hard as `options` say.
+    pub fn with_options(address: Address, options: Options) -> Self {
+        let permits = Semaphore::new(options.connections.clamp(1, Semaphore::MAX_PERMITS));
+        Self { address, options, idle: Mutex::default(), permits, head: Mutex::default() }
+    }
+
+    /// Where the backend is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether the server answers at all.
+    ///
+    /// # Errors
+    /// One that [`is_unreachable`] knows, when nobody does.
+    pub async fn health(&self) -> Answer<wire::Health> {
+        self.get(Ask::new(Route::Health)).await
+    }
+
+    /// The server's version and its wire's.
+    pub async fn version(&self) -> Answer<wire::Version> {
+        self.get(Ask::new(Route::Version)).await
+    }
+
+    /// Sends the request and reads an answer that may not be missing.
+    async fn get<T: DeserializeOwned>(&self, ask: Ask) -> Answer<T> {
+        let route = ask.route;
+        self.poll(ask).await?.ok_or_else(|| fault::not_wire(&self.address, route, "it is empty"))
+    }
+
+    /// Sends the request; `None` is a 204, a long poll that ended with nothing.
+    async fn poll<T: DeserializeOwned>(&self, ask: Ask) -> Answer<Option<T>> {
+        let route = ask.route;
+        let deadline = self.options.request + ask.patience;
+        let known = self.head_seq();
+        let exchange = tokio::time::timeout(deadline, self.exchange(ask));
+        let received =
+            exchange.await.map_err(|_| fault::no_answer(&self.address, route, deadline))??;
+        if let Some(head) = received.head()? {
+            self.keep_head(head, known);
+        }
+        received.into_value()
+    }
+
+    /// One request and its whole answer. A connection that was kept and turns out to be closed
+    /// before anything was sent is replaced without a word.
+    async fn exchange(&self, ask: Ask) -> Answer<Received<'_>> {
+        let route = ask.route;
+        let limit = ask.answer_limit();
+        let closed = || fault::no_answer(&self.address, route, self.options.request);
+        let _permit = self.permits.acquire().await.map_err(|_| closed())?;
+        let mut request = ask.into_request(self.address.host())?;
+        let mut tries = 0;
+        loop {
+            let (mut sender, kept) = match self.take_idle().await {
+                Some(sender) => (sender, true),
+                None => (connect::with_retries(&self.address, &self.options).await?, false),
+            };
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    let received = answer::receive(&self.address, route, response, limit).await?;
+                    self.keep(sender);
+                    return Ok(received);
+                }
+                Err(mut error) => {
+                    tries += 1;
+                    match error.take_message() {
+                        Some(unsent) if kept || tries < self.options.tries => request = unsent,
+                        Some(_) => return Err(fault::hung_up(&self.address, route, false)),
+                        None => return Err(fault::hung_up(&self.address, route, true)),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take_idle(&self) -> Option<Sender> {
+        loop {
+            let Idle { mut sender, since } = {
+                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+                idle.pop()?
+            };
+            if since.elapsed() < KEEP_IDLE && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn keep(&self, sender: Sender) {
+        if !sender.is_closed() {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    fn head_seq(&self) -> Option<u64> {
+        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        head.as_ref().map(|head| head.seq)
+    }
+
+    /// Remembers a head. Of answers that crossed each other the higher one stays; one that is
+    /// older than what was `known` before its request was sent is kept, so that whoever
+    /// compares heads sees it.
+    fn keep_head(&self, head: Head, known: Option<u64>) {
+        let mut last = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        let crossed = last.as_ref().is_some_and(|last| {
+            last.backend_id == head.backend_id
+                && last.account == head.account
+                && last.seq > head.seq
+                && known.is_none_or(|known| head.seq >= known)
+        });
+        if !crossed {
+            *last = Some(head);
+        }
+    }
+
+    /// A body's JSON; its size is a guess that keeps secrets from being copied by growing.
+    fn json<T: serde::Serialize>(body: &T, size: usize) -> Answer<zeroize::Zeroizing<Vec<u8>>> {
+        let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(size + 1024));
+        serde_json::to_writer(&mut *bytes, body).map_err(|_| Problem::internal())?;
+        Ok(bytes)
+    }
+}

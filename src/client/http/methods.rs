@@ -1,0 +1,387 @@
+//! The traits, method by method: what goes into the request and what comes out of the answer.
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::ask::Ask;
+use super::{HttpBackend, fault};
+use crate::core::audit::Head;
+use crate::core::backend::{
+    AccountBackend, AgentSummary, Approved, AuditFilter, AuditPage, ClientInfo, CredentialBackend,
+    CredentialSummary, Fetched, Grant, IdentityProof, Minted, OpenRequest, Opened, Pending,
+    Release, RevokeTarget, ShieldingKey, WhoAmI,
+};
+use crate::core::decision::Decision;
+use crate::core::identity::{AgentIdentity, Alias, ServiceName};
+use crate::core::otp::PairCode;
+use crate::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
+use crate::core::problem::{Answer, Problem};
+use crate::core::scope::Scope;
+use crate::core::secret::SecretBytes;
+use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
+use crate::core::types::{ChildKeys, Hash32, RequestId};
+use crate::core::wire::{self, AuthToken, RequestDetails, Route, Shown};
+
+/// The text that serde gives a unit variant.
+fn word<T: serde::Serialize>(value: &T) -> Answer<String> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => Ok(text),
+        _ => Err(Problem::internal()),
+    }
+}
+
+fn as_session(route: Route, session: &SessionToken) -> Ask {
+    // The token leaves here, for the one server that it is for.
+    Ask::new(route).bearer(session.expose())
+}
+
+impl HttpBackend {
+    async fn post<B: serde::Serialize, T: serde::de::DeserializeOwned>(
+        &self,
+        route: Route,
+        session: &SessionToken,
+        body: &B,
+    ) -> Answer<T> {
+        self.get(as_session(route, session).body(Self::json(body, 0)?)).await
+    }
+}
+
+#[async_trait]
+impl CredentialBackend for HttpBackend {
+    async fn create_session(&self, proof: IdentityProof, client: ClientInfo) -> Answer<Minted> {
+        let auth_token = match proof {
+            IdentityProof::Peer => None,
+            // The proof leaves here, for the server that is to check it.
+            IdentityProof::Token(token) if std::str::from_utf8(token.expose()).is_ok() => {
+                Some(Shown(AuthToken(token)))
+            }
+            IdentityProof::Token(_) => {
+                return Err(Problem::invalid("auth_token", "auth_token wants UTF-8"));
+            }
+        };
+        let size = auth_token.as_ref().map_or(0, |token| token.0.0.len());
+        let request = wire::CreateSession { auth_token, client: Some(client) };
+        let ask = Ask::new(Route::SessionCreate).body(Self::json(&request, size * 6)?);
+        self.get::<wire::Session>(ask).await.map(Into::into)
+    }
+
+    async fn create_child_session(
+        &self,
+        parent: &SessionToken,
+        agent: Option<&AgentIdentity>,
+        scope: Scope,
+    ) -> Answer<Minted> {
+        let request = wire::CreateChild { scope: Some(scope), agent_id: agent.cloned() };
+        self.post::<_, wire::Session>(Route::SessionChild, parent, &request).await.map(Into::into)
+    }
+
+    async fn store_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+        sealed: Vec<u8>,
+    ) -> Answer<()> {
+        let request = wire::StoreCredential {
+            agent_id: agent.clone(),
+            service: service.clone(),
+            ciphertext: sealed,
+        };
+        let wire::Done {} = self.post(Route::CredentialStore, session, &request).await?;
+        Ok(())
+    }
+
+    async fn read_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<SecretBytes> {
+        let ask = as_session(Route::CredentialRead, session)
+            .field("agent_id", agent)
+            .field("service", service);
+        self.get::<wire::Credential>(ask).await.map(|answer| answer.credential.0)
+    }
+
+    async fn query_audit(&self, session: &SessionToken, filter: AuditFilter) -> Answer<AuditPage> {
+        let action = filter.action.as_ref().map(word).transpose()?;
+        let outcome = filter.outcome.as_ref().map(word).transpose()?;
+        let mut ask = as_session(Route::AuditQuery, session)
+            .optional("agent_id", filter.agent_id)
+            .optional("service", filter.service)
+            .optional("action", action)
+            .optional("outcome", outcome)
+            .optional("since", filter.since)
+            .optional("until", filter.until)
+            .optional("from", filter.from)
+            .optional("limit", filter.limit);
+        if let Some(seconds) = filter.wait {
+            ask = ask.wait(Duration::from_secs(seconds));
+        }
+        self.get(ask).await
+    }
+
+    async fn revoke_session(&self, session: &SessionToken, target: RevokeTarget) -> Answer<()> {
+        let request = wire::Revoke::from(target);
+        let wire::Done {} = self.post(Route::SessionRevoke, session, &request).await?;
+        Ok(())
+    }
+
+    async fn teardown_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()> {
+        let request = wire::OneAgent { agent_id: agent.clone() };
+        let wire::Done {} = self.post(Route::CredentialTeardown, session, &request).await?;
+        Ok(())
+    }
+
+    async fn shielding_key(&self) -> Answer<ShieldingKey> {
+        self.get(Ask::new(Route::ShieldingKey)).await
+    }
+
+    async fn register_rendezvous(
+        &self,
+        open: &OpenToken,
+        pair_code: PairCode,
+        keys: ChildKeys,
+    ) -> Answer<RegistrationToken> {
+        let request = wire::Register { daemon_pubkey: keys, pair_code };
+        let ask = Ask::new(Route::RendezvousRegister).bearer(open.expose());
+        let answer: wire::Registered = self.get(ask.body(Self::json(&request, 0)?)).await?;
+        Ok(answer.registration_token.0)
+    }
+
+    async fn poll_rendezvous(
+        &self,
+        registration: &RegistrationToken,
+        wait: Duration,
+    ) -> Answer<Option<Vec<u8>>> {
+        let ask = Ask::new(Route::RendezvousPoll).bearer(registration.expose()).wait(wait);
+        Ok(self.poll::<wire::Polled>(ask).await?.map(|answer| answer.payload))
+    }
+
+    async fn deliver_rendezvous(
+        &self,
+        session: &SessionToken,
+        pair_code: PairCode,
+        payload: Vec<u8>,
+    ) -> Answer<()> {
+        let request = wire::Deliver { pair_code, payload };
+        let wire::Done {} = self.post(Route::RendezvousDeliver, session, &request).await?;
+        Ok(())
+    }
+
+    async fn open_auth_request(&self, request: OpenRequest) -> Answer<Opened> {
+        let details = request.details.canonical();
+        let details =
+            details.map_err(|error| Problem::invalid("request_details", error.to_string()))?;
+        let body = wire::OpenAuthRequest {
+            child_pubkey: request.keys,
+            request_type: request.details.kind(),
+            request_details: RequestDetails::Canonical(details),
+        };
+        let mut ask = Ask::new(Route::AuthRequestOpen).body(Self::json(&body, 0)?);
+        if let Some(session) = &request.session {
+            ask = ask.bearer(session.expose());
+        }
+        self.get::<wire::OpenedRequest>(ask).await.map(Into::into)
+    }
+
+    async fn fetch_auth_request(
+        &self,
+        session: &SessionToken,
+        pair_code: PairCode,
+    ) -> Answer<Fetched> {
+        let route = Route::AuthRequestFetch;
+        let ask = as_session(route, session).field("pair_code", pair_code);
+        let fetched = self.get::<wire::FetchedRequest>(ask).await?.checked();
+        fetched.ok_or_else(|| {
+            let why = "what it shows is not what its canonical details say";
+            fault::not_wire(self.address(), route, why)
+        })
+    }
+
+    async fn approve_auth_request(
+        &self,
+        session: &SessionToken,
+        request: RequestId,
+        seen: Option<Hash32>,
+        grant: Grant,
+    ) -> Answer<Approved> {
+        let body = wire::Approve { request_id: request, seen, grant: Some(grant) };
+        self.post(Route::AuthRequestApprove, session, &body).await
+    }
+
+    async fn await_auth_decision(
+        &self,
+        open: &OpenToken,
+        request: RequestId,
+        wait: Duration,
+    ) -> Answer<Option<Decision>> {
+        let ask = Ask::new(Route::AuthRequestAwait)
+            .bearer(open.expose())
+            .field("request_id", request)
+            .wait(wait);
+        self.poll(ask).await
+    }
+}
+
+#[async_trait]
+impl PaymentRail for HttpBackend {
+    async fn check_balance(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        layer: Layer,
+    ) -> Answer<Balance> {
+        let ask = as_session(Route::PaymentBalance, session)
+            .field("agent_id", agent)
+            .field("layer", layer.as_str());
+        self.get(ask).await
+    }
+
+    async fn debit(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        layer: Layer,
+        amount: Amount,
+        service: Option<&ServiceName>,
+        reference: &str,
+    ) -> Answer<Balance> {
+        let request = wire::Debit {
+            agent_id: agent.clone(),
+            layer,
+            amount,
+            service: service.cloned(),
+            reference: reference.to_owned(),
+        };
+        self.post(Route::PaymentDebit, session, &request).await
+    }
+
+    async fn fund_child(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        layer: Layer,
+        amount: Amount,
+    ) -> Answer<Balance> {
+        let request = wire::Fund { agent_id: agent.clone(), layer, amount };
+        self.post(Route::PaymentFund, session, &request).await
+    }
+
+    async fn spending_history(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        limit: usize,
+    ) -> Answer<Vec<Spending>> {
+        let ask = as_session(Route::PaymentHistory, session)
+            .field("agent_id", agent)
+            .field("limit", limit);
+        Ok(self.get::<wire::History>(ask).await?.history)
+    }
+
+    fn display_name(&self) -> &'static str {
+        wire::RAIL_NAME
+    }
+}
+
+#[async_trait]
+impl AccountBackend for HttpBackend {
+    async fn who_am_i(&self, session: &SessionToken) -> Answer<WhoAmI> {
+        self.get(as_session(Route::SessionShow, session)).await
+    }
+
+    async fn create_agent(&self, session: &SessionToken, name: &Alias) -> Answer<AgentSummary> {
+        let request = wire::CreateAgent { name: name.clone() };
+        self.post(Route::AgentCreate, session, &request).await
+    }
+
+    async fn list_agents(&self, session: &SessionToken) -> Answer<Vec<AgentSummary>> {
+        Ok(self.get::<wire::Agents>(as_session(Route::AgentList, session)).await?.agents)
+    }
+
+    async fn list_credentials(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+    ) -> Answer<Vec<CredentialSummary>> {
+        let ask = as_session(Route::CredentialList, session).field("agent_id", agent);
+        Ok(self.get::<wire::Credentials>(ask).await?.credentials)
+    }
+
+    async fn read_all(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+    ) -> Answer<Vec<Release>> {
+        let ask = as_session(Route::CredentialReadAll, session).field("agent_id", agent);
+        let answer: wire::AllReleased = self.get(ask).await?;
+        Ok(answer.credentials.into_iter().map(Into::into).collect())
+    }
+
+    async fn roll_back_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<CredentialSummary> {
+        let request = wire::RollBack { agent_id: agent.clone(), service: service.clone() };
+        self.post(Route::CredentialRollBack, session, &request).await
+    }
+
+    async fn list_pending(&self, session: &SessionToken) -> Answer<Vec<Pending>> {
+        let ask = as_session(Route::AuthRequestPending, session);
+        Ok(self.get::<wire::PendingRequests>(ask).await?.requests)
+    }
+
+    async fn deny_auth_request(&self, session: &SessionToken, request: RequestId) -> Answer<()> {
+        let body = wire::Deny { request_id: request };
+        let wire::Done {} = self.post(Route::AuthRequestDeny, session, &body).await?;
+        Ok(())
+    }
+
+    async fn renew_session(&self, renewal: &RenewalSecret) -> Answer<Minted> {
+        // The secret leaves here, for the server that gave it.
+        let ask = Ask::new(Route::SessionRenew).bearer(renewal.expose());
+        self.get::<wire::Session>(ask).await.map(Into::into)
+    }
+
+    async fn reinstate_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()> {
+        let request = wire::OneAgent { agent_id: agent.clone() };
+        let wire::Done {} = self.post(Route::AgentReinstate, session, &request).await?;
+        Ok(())
+    }
+
+    async fn link_identity(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        identity: &AgentIdentity,
+    ) -> Answer<AgentSummary> {
+        let request = wire::Link { agent_id: agent.clone(), identity: identity.clone() };
+        self.post(Route::IdentityLink, session, &request).await
+    }
+
+    async fn unlink_identity(
+        &self,
+        session: &SessionToken,
+        identity: &AgentIdentity,
+    ) -> Answer<AgentSummary> {
+        let request = wire::Unlink { identity: identity.clone() };
+        self.post(Route::IdentityUnlink, session, &request).await
+    }
+
+    async fn resolve_identity(
+        &self,
+        session: &SessionToken,
+        identity: &AgentIdentity,
+    ) -> Answer<AgentSummary> {
+        let ask = as_session(Route::IdentityResolve, session).field("identity", identity);
+        self.get(ask).await
+    }
+
+    fn last_head(&self) -> Option<Head> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,4 @@
+//! The client's side: a backend that is reached over HTTP.
+#![forbid(unsafe_code)]
+
+pub mod http;
