@@ -7,13 +7,17 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::backend::custody::{self, CustodyChoice};
+use crate::backend::http::ListenAddress;
+use crate::backend::serve::{self, ServeError, ServeOptions};
 use crate::cli::args::{unknown_command, wants_json};
 use crate::cli::machine::ThisMachine;
 use crate::cli::output::Output;
-use crate::cli::report::{CliError, render};
+use crate::cli::report::{CliError, render, usage};
 use crate::cli::run::not_started;
-use crate::cli::serve::Serve;
+use crate::cli::serve::{LogFormat, Serve};
 use crate::cli::{self, Finish, Invocation};
+use crate::client::places::Places;
 use crate::core::problem::{Code, Problem};
 
 /// What this process is.
@@ -63,7 +67,9 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
             let first = args.first().map(|first| first.to_string_lossy()).unwrap_or_default();
             Err(unknown_command(&first, cli::first_words()).into())
         }
-        Ok(Role::Cli | Role::Backend) => Invocation::read(args).map_err(CliError::from).and_then(play),
+        Ok(Role::Cli | Role::Backend) => {
+            Invocation::read(args).map_err(CliError::from).and_then(play)
+        }
     };
     report(json, ended)
 }
@@ -89,10 +95,8 @@ fn command(invocation: Invocation) -> Result<u8, CliError> {
         let fix = "see what in this machine's set-up forbids it";
         Problem::new(Code::Internal, "the program could not protect itself", error.to_string(), fix)
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(no_runtime)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
     let finish = runtime.block_on(cli::run(invocation, &ThisMachine));
     // Before exec: nothing of ours is to run on while the other program begins.
     drop(runtime);
@@ -107,8 +111,72 @@ fn command(invocation: Invocation) -> Result<u8, CliError> {
 }
 
 /// The backend, until it is told to stop.
-fn serve(_request: Serve) -> Result<(), CliError> {
-    Err(Problem::internal().into())
+fn serve(request: Serve) -> Result<(), CliError> {
+    if request.listen.is_empty() {
+        return Err(usage(
+            "serve wants --listen",
+            "a private backend starts by itself; one that is started by hand is told where to be",
+            "agentkeys serve --listen 127.0.0.1:8080 --data FOLDER",
+        )
+        .into());
+    }
+    let listen: Vec<ListenAddress> = request
+        .listen
+        .iter()
+        .map(|address| address.parse::<ListenAddress>())
+        .collect::<Result<_, _>>()
+        .map_err(|wrong| Problem::invalid("--listen", wrong.to_string()))?;
+    let data = match request.data {
+        Some(data) => data,
+        // Test identities never come near a folder with keys in it.
+        None if request.dev => Places::from_environment()?.data().with_file_name("agentkeys-dev"),
+        None => {
+            return Err(usage(
+                "serve wants --data",
+                "the folder that it keeps everything in",
+                "agentkeys serve --listen 127.0.0.1:8080 --data FOLDER",
+            )
+            .into());
+        }
+    };
+    let root_key = match request.root_key.as_deref() {
+        None => CustodyChoice::Auto,
+        Some(text) => text.parse().map_err(|wrong: custody::CustodyError| {
+            Problem::invalid("--root-key", wrong.to_string())
+        })?,
+    };
+    let log = match request.log_format {
+        LogFormat::Text => serve::LogFormat::Text,
+        LogFormat::Json => serve::LogFormat::Json,
+    };
+    let (dev, passphrase_fd) = (request.dev, request.passphrase_fd);
+    let options = ServeOptions { listen, data, dev, root_key, passphrase_fd, log };
+    serve::serve(options).map_err(|error| not_serving(&error).into())
+}
+
+/// What the log has said already, for the person who started the backend by hand.
+fn not_serving(error: &ServeError) -> Problem {
+    let fix = match error {
+        ServeError::Bind(_) => "choose another --listen, or end what listens there",
+        ServeError::Custody(_) => "give the --root-key that this data folder was made with",
+        ServeError::Store(_) | ServeError::Vault(_) => {
+            "see that --data is this user's alone, and that no other backend uses it"
+        }
+        _ => "see the log above; agentkeys doctor says how this machine stands",
+    };
+    let mut cause = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(inner) = next {
+        let text = inner.to_string();
+        if !cause.contains(&text) {
+            cause.push_str(": ");
+            cause.push_str(&text);
+        }
+        next = inner.source();
+    }
+    let mut problem = Problem::new(Code::Internal, "the backend does not run", cause, fix);
+    problem.docs = "docs/errors.md#serve".to_owned();
+    problem
 }
 
 /// Tells what went wrong, if anything did, and gives the exit code.

@@ -70,10 +70,9 @@ pub fn reference(text: &str) -> Result<(Option<AgentIdentity>, ServiceName), Pro
     let path = text.strip_prefix(REFERENCE).ok_or_else(wrong)?;
     match path.split_once('/') {
         None => Ok((None, path.parse().map_err(|_| wrong())?)),
-        Some((agent, service)) => Ok((
-            Some(agent.parse().map_err(|_| wrong())?),
-            service.parse().map_err(|_| wrong())?,
-        )),
+        Some((agent, service)) => {
+            Ok((Some(agent.parse().map_err(|_| wrong())?), service.parse().map_err(|_| wrong())?))
+        }
     }
 }
 
@@ -159,10 +158,9 @@ pub async fn find_or_make(
         Err(problem) => return Err(problem.into()),
     };
     let AgentIdentity::Alias(alias) = agent else {
-        return Err(about::<()>(context, agent, Err(missing)).await.map_or_else(
-            CliError::from,
-            |()| CliError::from(Problem::internal()),
-        ));
+        return Err(about::<()>(context, agent, Err(missing))
+            .await
+            .map_or_else(CliError::from, |()| CliError::from(Problem::internal())));
     };
     match open.backend.create_agent(open.token, alias).await {
         Ok(made) => Ok((made, true)),
@@ -196,7 +194,8 @@ mod tests {
         assert_eq!(read("my-agent OpenRouter"), pair(Some("my-agent"), "openrouter"));
         assert_eq!(read("agentkeys://openrouter"), pair(None, "openrouter"));
         assert_eq!(read("agentkeys://my-agent/openrouter"), pair(Some("my-agent"), "openrouter"));
-        for bad in ["", "a b c", "my agent openrouter", "agentkeys://", "agentkeys://a/b/c", "a/b"] {
+        for bad in ["", "a b c", "my agent openrouter", "agentkeys://", "agentkeys://a/b/c", "a/b"]
+        {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

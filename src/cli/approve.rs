@@ -410,7 +410,10 @@ mod tests {
                 None => line.to_owned(),
             })
         );
-        assert_eq!(fingerprint(&"0123456789abcdef".repeat(4)), "0123 4567 89ab cdef 0123 4567 89ab cdef");
+        assert_eq!(
+            fingerprint(&"0123456789abcdef".repeat(4)),
+            "0123 4567 89ab cdef 0123 4567 89ab cdef"
+        );
     }
 
     #[test]

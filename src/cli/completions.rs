@@ -150,7 +150,8 @@ fn fish() -> String {
             out.push_str(&format!("complete -c agentkeys -n {seen} -a {word}\n"));
         }
         for flag in info(command).flags.iter().filter(|flag| flag.long != "--help") {
-            let value = if matches!(flag.kind, argh::FlagInfoKind::Option { .. }) { " -r" } else { "" };
+            let value =
+                if matches!(flag.kind, argh::FlagInfoKind::Option { .. }) { " -r" } else { "" };
             let name = flag.long.trim_start_matches("--");
             let what = quoted(flag.description);
             out.push_str(&format!("complete -c agentkeys -n {seen} -l {name}{value} -d {what}\n"));

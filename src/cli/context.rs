@@ -9,7 +9,7 @@ use super::output::Output;
 use super::report::shown;
 use super::session::{Link, Machine, SessionPlace, Wanted};
 use crate::core::backend::AccountBackend;
-use crate::core::problem::Answer;
+use crate::core::problem::{Answer, Problem};
 use crate::core::token::SessionToken;
 
 /// One command's surroundings.
@@ -63,7 +63,7 @@ impl<'a> Context<'a> {
                 for note in link.notes() {
                     self.verbose(&note);
                 }
-                Ok(link)
+                Ok::<_, Problem>(link)
             })
             .await?;
         Ok(&**link)
@@ -84,7 +84,7 @@ impl<'a> Context<'a> {
                     SessionPlace::File(path) => path.display().to_string(),
                 };
                 self.verbose(&format!("session {}, kept in {place}", token.id()));
-                Ok::<_, crate::core::problem::Problem>(token)
+                Ok::<_, Problem>(token)
             })
             .await?;
         Ok(Open { backend: link.backend(), token })

@@ -52,8 +52,10 @@ impl Checked for Feedback {
             format!("  version   agentkeys {binary}, wire {WIRE_VERSION}"),
             format!("  platform  {platform}, kernel {}", super::report::shown(kernel)),
             String::new(),
-            "Say what you typed, what you expected, and what came instead. The output of".to_owned(),
-            "the command with --verbose and of agentkeys doctor helps. Neither shows a key;".to_owned(),
+            "Say what you typed, what you expected, and what came instead. The output of"
+                .to_owned(),
+            "the command with --verbose and of agentkeys doctor helps. Neither shows a key;"
+                .to_owned(),
             "read them before you send them all the same.".to_owned(),
             String::new(),
             "A weakness that others could use: do not open an issue, but use \"Report a".to_owned(),

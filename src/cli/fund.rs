@@ -39,7 +39,10 @@ pub struct Fund {
 /// Reads dollars into millionths, without rounding.
 fn amount(text: &str) -> Result<Amount, Problem> {
     let wrong = || {
-        Problem::invalid("amount", "wants US dollars above 0, such as 5 or 0.25, at most six digits behind the point")
+        Problem::invalid(
+            "amount",
+            "wants US dollars above 0, such as 5 or 0.25, at most six digits behind the point",
+        )
     };
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
@@ -72,9 +75,11 @@ impl TryFrom<FundArgs> for Fund {
         };
         let layer = match raw.layer.as_deref() {
             None => Layer::ServicePayment,
-            Some(name) => Layer::ALL.into_iter().find(|layer| layer.as_str() == name).ok_or_else(
-                || Problem::invalid("--layer", "wants service_payment or system_gas"),
-            )?,
+            Some(name) => {
+                Layer::ALL.into_iter().find(|layer| layer.as_str() == name).ok_or_else(|| {
+                    Problem::invalid("--layer", "wants service_payment or system_gas")
+                })?
+            }
         };
         Ok(Self { agent, amount: amount(text)?, layer })
     }
@@ -107,9 +112,12 @@ mod tests {
 
     #[test]
     fn dollars_become_millionths_without_rounding() {
-        for (text, micros) in
-            [("5", 5_000_000), ("0.25", 250_000), ("0.000001", 1), ("18446744073709.551615", u64::MAX)]
-        {
+        for (text, micros) in [
+            ("5", 5_000_000),
+            ("0.25", 250_000),
+            ("0.000001", 1),
+            ("18446744073709.551615", u64::MAX),
+        ] {
             assert_eq!(amount(text).unwrap(), micros);
         }
         for bad in ["", "0", "0.0", "-1", "1.", ".5", "1.0000001", "1e3", "1,5", "18446744073710"] {

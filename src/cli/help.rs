@@ -186,7 +186,11 @@ mod tests {
     fn the_overview_names_every_command() {
         let text = text(None);
         for command in COMMANDS {
-            assert!(text.contains(&format!("\n  {} ", command.shape.name)), "{}", command.shape.name);
+            assert!(
+                text.contains(&format!("\n  {} ", command.shape.name)),
+                "{}",
+                command.shape.name
+            );
         }
     }
 

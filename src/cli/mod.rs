@@ -11,7 +11,9 @@ pub mod ask;
 pub mod clock;
 pub mod context;
 pub mod env_file;
+pub mod examine;
 pub mod help;
+pub mod machine;
 pub mod near;
 pub mod output;
 pub mod report;
@@ -54,8 +56,7 @@ use self::report::CliError;
 use self::session::Machine;
 use crate::core::problem::Problem;
 
-/// The version of the wire that this binary speaks.
-pub const WIRE_VERSION: u32 = 1;
+pub use crate::core::wire::WIRE_VERSION;
 
 /// How a command ended.
 pub enum Finish {

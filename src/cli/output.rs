@@ -153,7 +153,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>], width: Option<usize>) -> Strin
         let mut line = String::new();
         for (at, cell) in row.iter().enumerate() {
             let cell = cut(cell, widths[at]);
-            line.push_str(&format!("{cell:<1$}  ", widths[at]));
+            line.push_str(&format!("{cell:<width$}  ", width = widths[at]));
         }
         out.push_str(line.trim_end());
         out.push('\n');

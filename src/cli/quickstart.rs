@@ -189,11 +189,7 @@ async fn show_loop(
     told.tell("Used: a program finds the key, and no file holds it", &line, &ran.out)?;
 
     open.backend.revoke_session(open.token, RevokeTarget::Agent(wallet)).await?;
-    told.tell(
-        "Revoked",
-        &format!("agentkeys revoke {name}"),
-        "from now on every read is denied",
-    )?;
+    told.tell("Revoked", &format!("agentkeys revoke {name}"), "from now on every read is denied")?;
 
     let ran = run_child(told.context, name, &variable)?;
     if ran.code != Some(3) || !ran.out.is_empty() {
@@ -254,7 +250,9 @@ impl Checked for Quickstart {
             let agents = if mine == 1 { "agent is" } else { "agents are" };
             out.line(&format!("\nYour {mine} {agents} as before: agentkeys list"))?;
         }
-        out.line("\nagentkeys --help lists every command; agentkeys serve --stop ends the backend.")?;
+        out.line(
+            "\nagentkeys --help lists every command; agentkeys serve --stop ends the backend.",
+        )?;
         Ok(Finish::Done)
     }
 }

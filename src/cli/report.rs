@@ -31,7 +31,11 @@ impl From<crate::core::types::Malformed> for CliError {
 }
 
 /// What a command was given that it does not take; exits with 2.
-pub fn usage(detail: impl Into<String>, cause: impl Into<String>, fix: impl Into<String>) -> Problem {
+pub fn usage(
+    detail: impl Into<String>,
+    cause: impl Into<String>,
+    fix: impl Into<String>,
+) -> Problem {
     let mut problem = Problem::new(Code::Invalid, detail, cause, fix);
     problem.docs = "docs/errors.md#usage".to_owned();
     problem
@@ -161,10 +165,8 @@ mod tests {
     fn colour_changes_no_word() {
         let coloured = render(&denied(), true);
         assert!(coloured.starts_with("\x1b[1;31merror:\x1b[0m access denied"));
-        let stripped = coloured
-            .replace("\x1b[1;31m", "")
-            .replace("\x1b[2m", "")
-            .replace("\x1b[0m", "");
+        let stripped =
+            coloured.replace("\x1b[1;31m", "").replace("\x1b[2m", "").replace("\x1b[0m", "");
         assert_eq!(stripped, render(&denied(), false));
     }
 

@@ -168,7 +168,10 @@ fn read_env_file(path: &str) -> Result<Vec<(String, Value)>, Problem> {
 
 impl Run {
     /// Fetches what the program is to have.
-    async fn variables(self, context: &Context<'_>) -> Result<(AgentIdentity, Variables), CliError> {
+    async fn variables(
+        self,
+        context: &Context<'_>,
+    ) -> Result<(AgentIdentity, Variables), CliError> {
         let Self { agent, named, file, only } = self;
         let agent = choose(context, agent).await?;
         let project = context.link().await?.defaults();

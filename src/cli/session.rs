@@ -76,8 +76,8 @@ impl Fact {
 }
 
 /// A connection to the backend that this command talks to.
-#[async_trait]
-pub trait Link: Send + Sync {
+#[async_trait(?Send)]
+pub trait Link {
     /// The backend.
     fn backend(&self) -> &dyn AccountBackend;
 
@@ -111,9 +111,6 @@ pub trait Link: Send + Sync {
 
     /// What connecting did, for `--verbose`; never a secret.
     fn notes(&self) -> Vec<String>;
-
-    /// What is known of this backend beyond the trait, for `doctor`.
-    async fn facts(&self) -> Vec<Fact>;
 }
 
 /// What is meant where a command does not say.
@@ -137,14 +134,14 @@ pub struct Wanted {
 }
 
 /// The machine that a command runs on.
-#[async_trait]
-pub trait Machine: Send + Sync {
+#[async_trait(?Send)]
+pub trait Machine {
     /// Finds the backend that is configured, or starts the private one.
     async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>>;
 
     /// Ends the private backend; says in words what was done.
     async fn stop_private(&self) -> Answer<String>;
 
-    /// What the machine can say of itself, for `doctor`: protections, keyring, files.
-    async fn facts(&self) -> Vec<Fact>;
+    /// How everything stands, for `doctor`. Starts and changes nothing.
+    async fn facts(&self, wanted: &Wanted) -> Answer<Vec<Fact>>;
 }

@@ -57,8 +57,7 @@ impl TryFrom<StoreArgs> for Store {
     type Error = Problem;
 
     fn try_from(raw: StoreArgs) -> Result<Self, Problem> {
-        let mut words: Vec<Zeroizing<String>> =
-            raw.words.into_iter().map(Zeroizing::new).collect();
+        let mut words: Vec<Zeroizing<String>> = raw.words.into_iter().map(Zeroizing::new).collect();
         if words.len() > 3 {
             return Err(usage(
                 "store wants an agent, a service, and at most the key",
@@ -205,7 +204,9 @@ impl Checked for Store {
             }
             context.out.say(&format!("stored {service} for {name}"));
             let variable = catalog::variable_for(&service);
-            context.out.say(&format!("programs find it as {variable}: agentkeys run {name} -- ..."));
+            context
+                .out
+                .say(&format!("programs find it as {variable}: agentkeys run {name} -- ..."));
         }
         Ok(Finish::Done)
     }

@@ -11,7 +11,7 @@ use super::report::CliError;
 use super::{Checked, Finish};
 use crate::core::audit::{Action, Entry, Event, Outcome, Role};
 use crate::core::backend::{AuditFilter, AuditPage, MAX_WAIT};
-use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::identity::ServiceName;
 use crate::core::problem::Problem;
 use crate::core::types::Timestamp;
 
@@ -64,9 +64,8 @@ impl TryFrom<UsageArgs> for Usage {
 
     fn try_from(raw: UsageArgs) -> Result<Self, Problem> {
         let now = now();
-        let time = |field, text: Option<String>| {
-            text.map(|text| moment(field, &text, now)).transpose()
-        };
+        let time =
+            |field, text: Option<String>| text.map(|text| moment(field, &text, now)).transpose();
         let last = raw
             .limit
             .map(|text| text.parse::<usize>())
@@ -123,7 +122,14 @@ fn row(entry: &Entry) -> Vec<String> {
         Entry::Event(event) => event,
         Entry::Damaged { damaged } => {
             let what = format!("event {damaged} is damaged: agentkeys audit verify");
-            return vec![String::new(), String::new(), what, String::new(), String::new(), String::new()];
+            return vec![
+                String::new(),
+                String::new(),
+                what,
+                String::new(),
+                String::new(),
+                String::new(),
+            ];
         }
     };
     let time = event.time.for_people();
@@ -168,7 +174,9 @@ impl Checked for Usage {
             }
             match page.next {
                 // A page that leads nowhere new would lead there for ever.
-                Some(next) if filter.from.is_none_or(|from| next > from) => filter.from = Some(next),
+                Some(next) if filter.from.is_none_or(|from| next > from) => {
+                    filter.from = Some(next)
+                }
                 Some(_) | None => break page.head,
             }
         };
@@ -183,7 +191,9 @@ impl Checked for Usage {
         } else {
             let rows: Vec<Vec<String>> = events.iter().map(row).collect();
             if skipped > 0 {
-                out.say(&format!("{skipped} earlier events are not shown; see --limit and --since"));
+                out.say(&format!(
+                    "{skipped} earlier events are not shown; see --limit and --since"
+                ));
             }
             if rows.is_empty() {
                 out.say("no event yet");
@@ -254,7 +264,14 @@ mod tests {
         };
         assert_eq!(
             row(&Entry::Event(Box::new(event.clone()))),
-            ["2026-04-09 14:32:07", "my-agent", "roll back", "openrouter", "DENIED", "master on laptop"]
+            [
+                "2026-04-09 14:32:07",
+                "my-agent",
+                "roll back",
+                "openrouter",
+                "DENIED",
+                "master on laptop"
+            ]
         );
         event.agent_name = None;
         event.agent = None;
