@@ -214,7 +214,7 @@ impl Head {
 
 /// One place of the log as it was read: an event, or what stands where one should be.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum Entry {
     /// The event as it was written.
     Event(Box<Event>),
@@ -240,8 +240,8 @@ pub enum Fault {
     /// The event belongs to another account.
     #[error("event {0} belongs to another account")]
     Foreign(u64),
-    /// The last event is not the one that the head names.
-    #[error("event {0} is not the one that the signed head names")]
+    /// The log does not end as the head says: its last event is another, or goes on beyond it.
+    #[error("event {0} is not covered by the signed head")]
     Head(u64),
     /// The head's signature is wrong.
     #[error("the head at event {0} is not signed by the account's master key")]
@@ -260,20 +260,22 @@ pub struct Walk {
     account: AccountId,
     next: u64,
     last: Hash32,
-    seen: Option<(u64, Hash32)>,
+    seen: Option<Head>,
 }
 
 impl Walk {
     /// A walk over one account's chain. `seen` is the highest head that this client remembers.
     pub fn new(backend: BackendId, account: AccountId, seen: Option<&Head>) -> Self {
-        let seen = seen.map(|head| (head.seq, head.hash));
-        Self { backend, account, next: 1, last: GENESIS, seen }
+        Self { backend, account, next: 1, last: GENESIS, seen: seen.cloned() }
     }
 
     /// Takes the next entry.
     pub fn step(&mut self, entry: &Entry) -> Result<(), Fault> {
         let event = match entry {
-            Entry::Damaged { .. } => return Err(Fault::Damaged(self.next)),
+            Entry::Damaged { damaged } if *damaged == self.next => {
+                return Err(Fault::Damaged(self.next));
+            }
+            Entry::Damaged { .. } => return Err(Fault::Missing(self.next)),
             Entry::Event(event) => event,
         };
         if event.seq != self.next {
@@ -286,7 +288,8 @@ impl Walk {
             return Err(Fault::Chain(event.seq));
         }
         self.last = event.hash(self.backend);
-        if self.seen.is_some_and(|(seq, hash)| seq == event.seq && hash != self.last) {
+        let forked = |seen: &Head| seen.seq == event.seq && seen.hash != self.last;
+        if self.seen.as_ref().is_some_and(forked) {
             return Err(Fault::Forked(event.seq));
         }
         self.next += 1;
@@ -294,20 +297,29 @@ impl Walk {
     }
 
     /// Compares the end with the signed head and with what was seen before; returns how many
-    /// events were verified.
+    /// events were verified. The head is held to the master key of the head that was seen; a
+    /// client that remembers none compares [`Head::master_key`] with the key it pinned.
     pub fn finish(self, head: &Head) -> Result<u64, Fault> {
         let count = self.next - 1;
-        if !head.is_authentic() || head.backend_id != self.backend || head.account != self.account {
+        let ours = |head: &Head| head.backend_id == self.backend && head.account == self.account;
+        if !head.is_authentic() || !ours(head) {
+            return Err(Fault::Signature(head.seq));
+        }
+        // Whoever can rewrite the log can sign it with a key of their own.
+        if self.seen.as_ref().is_some_and(|s| !ours(s) || s.master_key != head.master_key) {
             return Err(Fault::Signature(head.seq));
         }
         if head.seq > count {
             return Err(Fault::Missing(self.next));
         }
-        if head.seq < count || head.hash != self.last {
+        if head.seq < count {
+            return Err(Fault::Head(head.seq + 1));
+        }
+        if head.hash != self.last {
             return Err(Fault::Head(count));
         }
         match self.seen {
-            Some((seq, _)) if seq > count => Err(Fault::CutOff(self.next)),
+            Some(seen) if seen.seq > count => Err(Fault::CutOff(self.next)),
             _ => Ok(count),
         }
     }

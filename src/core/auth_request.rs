@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cbor::{self, CborError};
-use super::claim::{Claim, Reason};
+use super::claim::{Claim, PlainPath, PlainWord, Reason};
 use super::identity::{AgentIdentity, Alias, ServiceName};
 use super::problem::{Answer, Problem};
 use super::scope::Scope;
@@ -99,13 +99,13 @@ pub struct HighValueRelease {
     /// SHA-256 of the request's body.
     pub body: Hash32,
     /// ISO 4217 code, or the name of the ledger's unit.
-    pub currency: Claim,
+    pub currency: PlainWord,
     /// Host that the request goes to.
-    pub host: Claim,
+    pub host: PlainWord,
     /// HTTP method.
-    pub method: Claim,
+    pub method: PlainWord,
     /// Path and query of the request.
-    pub path: Reason,
+    pub path: PlainPath,
     /// Why it asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
@@ -150,33 +150,57 @@ impl Details {
         }
     }
 
-    /// The bytes that OTP, pair code and decision cover.
-    pub fn canonical(&self) -> Result<Vec<u8>, CborError> {
+    /// The wallet address of the agent that they name; absent where they name none, or by
+    /// another identity.
+    pub const fn wallet(&self) -> Option<WalletAddress> {
         match self {
+            Self::Pair(_) => None,
+            Self::Recover(d) => match d.agent {
+                AgentIdentity::Wallet(wallet) => Some(wallet),
+                _ => None,
+            },
+            Self::ScopeChange(d) => Some(d.agent),
+            Self::HighValueRelease(d) => Some(d.agent),
+            Self::KeyRotate(d) => Some(d.agent),
+        }
+    }
+
+    /// The bytes that OTP, pair code and decision cover.
+    ///
+    /// # Errors
+    /// [`CborError::TooLong`] for more than anybody would read back, which only a scope over
+    /// [`super::scope::MAX_SERVICES`] can cause.
+    pub fn canonical(&self) -> Result<Vec<u8>, CborError> {
+        let bytes = match self {
             Self::Pair(d) => cbor::to_canonical(d),
             Self::Recover(d) => cbor::to_canonical(d),
             Self::ScopeChange(d) => cbor::to_canonical(d),
             Self::HighValueRelease(d) => cbor::to_canonical(d),
             Self::KeyRotate(d) => cbor::to_canonical(d),
-        }
+        }?;
+        if bytes.len() > cbor::MAX_CANONICAL { Err(CborError::TooLong) } else { Ok(bytes) }
     }
 
     /// Reads canonical bytes; refuses any other encoding of the same details.
     pub fn from_canonical(kind: Kind, bytes: &[u8]) -> Result<Self, CborError> {
-        let details = match kind {
+        Ok(match kind {
             Kind::Pair => Self::Pair(cbor::from_canonical(bytes)?),
             Kind::Recover => Self::Recover(cbor::from_canonical(bytes)?),
             Kind::ScopeChange => Self::ScopeChange(cbor::from_canonical(bytes)?),
             Kind::HighValueRelease => Self::HighValueRelease(cbor::from_canonical(bytes)?),
             Kind::KeyRotate => Self::KeyRotate(cbor::from_canonical(bytes)?),
-        };
-        // A field at its default may be written or left out; only one of the two is canonical.
-        if details.canonical()? == bytes { Ok(details) } else { Err(CborError::NotCanonical) }
+        })
     }
 
     /// Reads details that a person or a script wrote as a JSON object.
     pub fn from_json(kind: Kind, object: serde_json::Value) -> Answer<Self> {
-        let wrong = |e: serde_json::Error| Problem::invalid("request_details", e.to_string());
+        // serde also reads a struct from an array, and an empty one as all defaults.
+        if !object.is_object() {
+            return Err(Problem::invalid("request_details", "request_details wants an object"));
+        }
+        let wrong = |e: serde_json::Error| {
+            Problem::invalid("request_details", super::types::without_input(&e.to_string()))
+        };
         Ok(match kind {
             Kind::Pair => Self::Pair(serde_json::from_value(object).map_err(wrong)?),
             Kind::Recover => Self::Recover(serde_json::from_value(object).map_err(wrong)?),

@@ -85,13 +85,16 @@ pub enum Mistrust {
     /// The nonce is not the one whose hash was given at open.
     #[error("the nonce does not match the hash that was given when the request was opened")]
     Nonce,
+    /// The session or the time of opening is not what the child knows.
+    #[error("the request's session or time was changed")]
+    Opening,
     /// The OTP computed from the nonce is another.
     #[error("the OTP that was shown does not come from the nonce")]
     Otp,
     /// The pair code computed from the nonce is another.
     #[error("the pair code that was shown does not come from the nonce")]
     PairCode,
-    /// Kind, details or time were changed.
+    /// Kind or details were changed.
     #[error("the request's details were changed")]
     Details,
     /// The keys are not the child's own.
@@ -100,13 +103,16 @@ pub enum Mistrust {
     /// It says yes and gives nothing, or no and gives something.
     #[error("the verdict and the grant contradict each other")]
     Verdict,
+    /// The grant is for an agent that the request did not name.
+    #[error("the grant is for another agent than the one that asked")]
+    OtherAgent,
     /// More was granted than was asked for.
     #[error("the grant is wider than what was asked for")]
     Wider,
     /// The signature is not the master key's.
     #[error("the signature does not verify")]
     Signature,
-    /// The master key, account or backend is not the pinned one.
+    /// The master key or account is not the pinned one.
     #[error("the account or its master key is not the pinned one")]
     Pin,
     /// The payload is not the one that was signed.
@@ -122,6 +128,10 @@ pub struct Expected<'a> {
     pub details: &'a Details,
     /// Its public keys.
     pub keys: ChildKeys,
+    /// The session that it had when it asked, if it had one.
+    pub parent_session: Option<SessionId>,
+    /// When the request was opened, from the answer to open.
+    pub created_at: Timestamp,
     /// SHA-256 of the nonce, from the answer to open.
     pub nonce_hash: Hash32,
     /// The OTP that it showed.
@@ -176,6 +186,8 @@ impl Decision {
         must(self.kind == expected.details.kind(), Mistrust::Details)?;
         must(self.details == details, Mistrust::Details)?;
         must(self.child_pubkey == expected.keys, Mistrust::Keys)?;
+        must(self.parent_session == expected.parent_session, Mistrust::Opening)?;
+        must(self.created_at == expected.created_at, Mistrust::Opening)?;
         let covered = Covered {
             request: expected.request_id,
             kind: self.kind,
@@ -186,6 +198,8 @@ impl Decision {
         must(covered.pair_code(&self.nonce) == expected.pair_code, Mistrust::PairCode)?;
         must((self.verdict == Verdict::Approved) == self.granted.is_some(), Mistrust::Verdict)?;
         if let Some(granted) = &self.granted {
+            let named = expected.details.wallet();
+            must(named.is_none_or(|wallet| wallet == granted.agent), Mistrust::OtherAgent)?;
             must(granted.scope.within(&expected.asked), Mistrust::Wider)?;
         }
         UnparsedPublicKey::new(&ED25519, self.master_key.0)

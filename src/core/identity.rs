@@ -49,6 +49,25 @@ impl fmt::Display for ServiceName {
 
 serde_by_text!(ServiceName);
 
+/// Whether a person may take a folded name for a wallet address: whole, shortened, without its
+/// prefix, or with letters in the place of the digits that they resemble.
+fn looks_like_wallet(folded: &str) -> bool {
+    let digits: String = folded
+        .chars()
+        .map(|c| match c {
+            'o' => '0',
+            'l' | 'i' => '1',
+            other => other,
+        })
+        .collect();
+    let whole = |hex: &str| format!("0x{hex}").parse::<WalletAddress>().is_ok();
+    whole(&digits)
+        || digits.strip_prefix("0x").is_some_and(whole)
+        || folded
+            .strip_prefix("0x")
+            .is_some_and(|rest| rest.bytes().all(|c| c.is_ascii_hexdigit() || b"._-".contains(&c)))
+}
+
 /// A human name of an agent. Two that differ only in case are equal; the form first written
 /// is the one shown.
 #[derive(Clone, Debug)]
@@ -90,10 +109,11 @@ impl FromStr for Alias {
             return Err(Malformed::new("alias", NAME_RULE));
         }
         let folded = text.to_ascii_lowercase();
-        if folded.parse::<WalletAddress>().is_ok() {
+        if looks_like_wallet(&folded) {
             return Err(Malformed::new("alias", "may not look like a wallet address"));
         }
-        if folded.ends_with(".eth") {
+        // A trailing dot is the root in DNS, so `name.eth.` would be read as the ENS name.
+        if folded.trim_end_matches('.').ends_with(".eth") {
             return Err(Malformed::new(
                 "alias",
                 "may not look like an ENS name: link it with --ens",
@@ -119,24 +139,31 @@ impl FromStr for Email {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let wrong = Malformed::new("e-mail", "wants name@domain, printable ASCII, at most 254");
-        if text.len() > 254 || !text.bytes().all(|c| c.is_ascii_graphic()) {
-            return Err(wrong);
-        }
-        match text.split_once('@') {
-            Some((name, domain))
-                if !name.is_empty()
-                    && domain.contains('.')
-                    && !domain.starts_with('.')
-                    && !domain.ends_with('.')
-                    && !domain.contains("..")
-                    && domain.bytes().all(|c| c.is_ascii_alphanumeric() || b".-".contains(&c)) =>
-            {
-                Ok(Self(text.to_ascii_lowercase()))
-            }
-            _ => Err(wrong),
+        let wrong = Malformed::new("e-mail", "wants name@domain in plain ASCII, at most 254");
+        let Some((name, domain)) = text.split_once('@') else { return Err(wrong) };
+        let good_name = name.len() <= 64 && name.split('.').all(is_atom);
+        let good_domain = domain.contains('.') && domain.split('.').all(is_label);
+        if text.len() <= 254 && good_name && good_domain {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(wrong)
         }
     }
+}
+
+/// An atom of RFC 5322 section 3.2.3: no quotes, brackets or blanks, which a reader could take
+/// for something around the address.
+fn is_atom(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&c))
+}
+
+/// A label of a host name: 1 to 63 letters, digits and dashes, with no dash at either end.
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
 }
 
 impl fmt::Display for Email {
@@ -156,11 +183,7 @@ impl FromStr for Ens {
         let wrong = Malformed::new("ENS name", "wants labels of a-z, 0-9 and dash ending in .eth");
         let folded = text.to_ascii_lowercase();
         let labels = folded.strip_suffix(".eth").ok_or(wrong.clone())?;
-        let good = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
-        };
-        if folded.len() <= 255 && labels.split('.').all(good) {
+        if folded.len() <= 255 && labels.split('.').all(is_label) {
             Ok(Self(folded))
         } else {
             Err(wrong)
@@ -174,8 +197,8 @@ impl fmt::Display for Ens {
     }
 }
 
-/// Every way to say which agent is meant. The text alone tells them apart: `0x...` is a wallet
-/// address, `@` makes an e-mail, `.eth` an ENS name, all else is an alias.
+/// Every way to say which agent is meant. The text alone tells them apart: `@` makes an e-mail,
+/// a final `.eth` an ENS name, `0x` and 40 more a wallet address, all else is an alias.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum AgentIdentity {
     /// The lasting name.
@@ -214,12 +237,12 @@ impl FromStr for AgentIdentity {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        if text.len() == 42 && text.starts_with("0x") {
-            text.parse().map(Self::Wallet)
-        } else if text.contains('@') {
+        if text.contains('@') {
             text.parse().map(Self::Email)
-        } else if text.len() > 4 && text.to_ascii_lowercase().ends_with(".eth") {
+        } else if text.to_ascii_lowercase().ends_with(".eth") {
             text.parse().map(Self::Ens)
+        } else if text.len() == 42 && text.starts_with("0x") {
+            text.parse().map(Self::Wallet)
         } else {
             text.parse::<Alias>().map(Self::Alias).map_err(|e| Malformed::new("agent", e.why))
         }

@@ -2,7 +2,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::identity::ServiceName;
 
@@ -11,10 +13,10 @@ pub const MAX_SERVICES: usize = 256;
 
 /// Which services, and whether it may also store.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Scope {
     /// Absent: all that the agent has, later ones too. Empty: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded")]
     pub services: Option<BTreeSet<ServiceName>>,
     /// Whether storing is refused.
     #[serde(default)]
@@ -51,10 +53,71 @@ impl Scope {
         services && (self.read_only || !wider.read_only)
     }
 
-    /// Whether it names no more than [`MAX_SERVICES`].
+    /// Whether it names no more than [`MAX_SERVICES`]. What was read is; what a program put
+    /// together may not be.
     pub fn is_bounded(&self) -> bool {
         self.services.as_ref().is_none_or(|services| services.len() <= MAX_SERVICES)
     }
+}
+
+impl Serialize for Scope {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    /// From a map alone. What serde derives also reads `[]`, as a scope whose every member is
+    /// at its default: everything, where somebody meant nothing.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Map;
+
+        impl<'de> Visitor<'de> for Map {
+            type Value = Scope;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a map of services and read_only")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Scope, A::Error> {
+                Scope::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        d.deserialize_map(Map)
+    }
+}
+
+/// Reads the list when there is one: at most [`MAX_SERVICES`] names, none twice. `null` is
+/// refused: only an absent list means everything, so a program that meant "none" is not
+/// given all.
+fn bounded<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BTreeSet<ServiceName>>, D::Error> {
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = BTreeSet<ServiceName>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            write!(f, "a list of at most {MAX_SERVICES} services")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Self::Value, A::Error> {
+            let mut set = BTreeSet::new();
+            while let Some(name) = names.next_element()? {
+                if set.len() == MAX_SERVICES {
+                    return Err(A::Error::custom(format_args!(
+                        "a scope names at most {MAX_SERVICES} services"
+                    )));
+                }
+                if !set.insert(name) {
+                    return Err(A::Error::custom("a scope names each service once"));
+                }
+            }
+            Ok(set)
+        }
+    }
+
+    d.deserialize_seq(Names).map(Some)
 }
 
 impl fmt::Display for Scope {

@@ -16,6 +16,29 @@ pub struct Malformed {
     pub why: &'static str,
 }
 
+/// An error text of serde without what it repeats of the input, which may be a secret in the
+/// wrong place: `invalid type: string "sk-..", expected u64` becomes `invalid type, expected u64`.
+pub fn without_input(error: &str) -> String {
+    // What was expected is written by us and stands last, so input cannot pose as it.
+    for (kind, mark) in [
+        ("invalid type", ", expected "),
+        ("invalid value", ", expected "),
+        ("invalid length", ", expected "),
+        ("unknown variant", "`, expected "),
+        ("unknown field", "`, expected "),
+    ] {
+        if error.starts_with(kind) {
+            let expected = error.rfind(mark).map_or("", |at| &error[at + mark.len()..]);
+            return if expected.is_empty() {
+                kind.to_owned()
+            } else {
+                format!("{kind}, expected {expected}")
+            };
+        }
+    }
+    error.to_owned()
+}
+
 impl Malformed {
     /// A malformed `what`; `why` says what is allowed.
     pub const fn new(what: &'static str, why: &'static str) -> Self {
@@ -53,7 +76,8 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
-struct FixedBytes<const N: usize>(&'static str);
+/// Reads `N` bytes of the named kind; as text they stand behind their prefix, as `FromStr` has it.
+struct FixedBytes<const N: usize>(&'static str, &'static str);
 
 impl<const N: usize> Visitor<'_> for FixedBytes<N> {
     type Value = [u8; N];
@@ -63,8 +87,9 @@ impl<const N: usize> Visitor<'_> for FixedBytes<N> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        from_hex(text.strip_prefix("0x").unwrap_or(text))
-            .ok_or_else(|| E::custom(format_args!("{} wants {} hex digits", self.0, N * 2)))
+        text.strip_prefix(self.1).and_then(from_hex).ok_or_else(|| {
+            E::custom(format_args!("{} wants {}{} hex digits", self.0, self.1, N * 2))
+        })
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
@@ -73,7 +98,7 @@ impl<const N: usize> Visitor<'_> for FixedBytes<N> {
 }
 
 /// Declares a value of a fixed number of public bytes: hexadecimal where people read it
-/// (JSON, `Display`), raw bytes where programs do (CBOR).
+/// (JSON, `Display`), raw bytes where programs do (CBOR). `Debug` is left to `shown_in_debug!`.
 macro_rules! fixed_bytes {
     ($(#[$doc:meta])* $name:ident, $len:literal, $word:literal, $prefix:literal) => {
         $(#[$doc])*
@@ -83,12 +108,6 @@ macro_rules! fixed_bytes {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 write!(f, concat!($prefix, "{}"), to_hex(&self.0))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                fmt::Display::fmt(self, f)
             }
         }
 
@@ -119,9 +138,9 @@ macro_rules! fixed_bytes {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
                 if d.is_human_readable() {
-                    d.deserialize_str(FixedBytes::<$len>($word)).map(Self)
+                    d.deserialize_str(FixedBytes::<$len>($word, $prefix)).map(Self)
                 } else {
-                    d.deserialize_bytes(FixedBytes::<$len>($word)).map(Self)
+                    d.deserialize_bytes(FixedBytes::<$len>($word, $prefix)).map(Self)
                 }
             }
         }
@@ -173,6 +192,37 @@ fixed_bytes!(
     Nonce, 32, "nonce", ""
 );
 
+macro_rules! shown_in_debug {
+    ($($name:ident),+) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )+};
+}
+
+shown_in_debug!(
+    WalletAddress,
+    AccountId,
+    BackendId,
+    SessionId,
+    RequestId,
+    KeyId,
+    Hash32,
+    PublicKey,
+    ChildKeys,
+    Signature
+);
+
+impl fmt::Debug for Nonce {
+    /// Not the nonce: until the decision shows it to the child it is what OTP and pair code
+    /// are keyed with, and a logged request must not give it away.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Nonce(..)")
+    }
+}
+
 impl Hash32 {
     /// SHA-256 of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
@@ -213,7 +263,8 @@ impl ChildKeys {
     }
 }
 
-/// Milliseconds since 1970-01-01 UTC. RFC 3339 where people read it.
+/// Milliseconds since 1970-01-01 UTC. RFC 3339 where people read it; what lies beyond the year
+/// 9999, which RFC 3339 cannot write, is shown as the last moment of that year.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(pub u64);
 
@@ -231,7 +282,7 @@ impl Timestamp {
     fn date_time(self) -> time::OffsetDateTime {
         let nanos = i128::from(self.0) * 1_000_000;
         time::OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+            .unwrap_or(time::macros::datetime!(9999-12-31 23:59:59.999 UTC))
     }
 
     /// `2026-04-09 14:32:07 UTC`, as error texts show it.

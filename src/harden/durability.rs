@@ -16,7 +16,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 static BARRIERS: AtomicU64 = AtomicU64::new(0);
 
@@ -29,15 +31,38 @@ pub fn barriers() -> u64 {
     BARRIERS.load(Ordering::SeqCst)
 }
 
+/// How long a call may wait for the one that was announced to follow it.
+const FOLLOW: Duration = Duration::from_millis(2);
+
+/// Whether the next call will be followed by another for the same file.
+static PAIR_EXPECTED: AtomicBool = AtomicBool::new(false);
+static WAITING: Mutex<Option<Waiting>> = Mutex::new(None);
+static SERVED: Condvar = Condvar::new();
+
+/// The call that waits for the barrier of the one after it.
+struct Waiting {
+    fd: i32,
+    ticket: u64,
+    served: bool,
+}
+
+/// Announces that the next two calls of [`sync_file_range`] come for one file, close together: sled
+/// writes a batch in two parts. The first then waits for the barrier of the second, which covers
+/// both, so that a batch costs one barrier. If none follows in time it makes its own.
+pub fn expect_pair() {
+    PAIR_EXPECTED.store(true, Ordering::SeqCst);
+}
+
 /// Makes the whole file durable where libc's function of this name would only start to write a part.
 ///
-/// Returns 0, or -1 with `errno` set by `fdatasync`.
+/// Returns 0, or -1 with `errno` set by `fdatasync`. When it returns 0, a barrier that began after
+/// the call has been confirmed.
 ///
 /// # Safety
 /// Safe for any argument: the kernel checks `fd`, the others are not used. It is `unsafe` because it
 /// replaces a C function for the whole process.
 // SAFETY: the symbol has the signature and result of the function that it replaces, and does more
-// than that function promises.
+// than that function promises. Nothing in it can panic.
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sync_file_range(
@@ -46,16 +71,49 @@ pub unsafe extern "C" fn sync_file_range(
     _bytes: libc::off64_t,
     _flags: u32,
 ) -> i32 {
+    if PAIR_EXPECTED.swap(false, Ordering::SeqCst) && served_by_next(fd) {
+        return 0;
+    }
+    // Who waits by now has written before this barrier begins, and so is covered by it.
+    let covered = lock(&WAITING).as_ref().filter(|waiting| waiting.fd == fd).map(|it| it.ticket);
     loop {
         // SAFETY: takes a number and touches no memory of ours.
         if unsafe { libc::fdatasync(fd) } == 0 {
             BARRIERS.fetch_add(1, Ordering::SeqCst);
-            return 0;
+            break;
         }
         if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return -1;
         }
     }
+    if covered.is_some() {
+        let mut waiting = lock(&WAITING);
+        if let Some(waiting) = waiting.as_mut().filter(|it| Some(it.ticket) == covered) {
+            waiting.served = true;
+            SERVED.notify_all();
+        }
+    }
+    0
+}
+
+/// Waits for the barrier of the call that follows; gives whether there was one that covers `fd`.
+fn served_by_next(fd: i32) -> bool {
+    static TICKETS: AtomicU64 = AtomicU64::new(0);
+    let mut waiting = lock(&WAITING);
+    if waiting.is_some() {
+        return false;
+    }
+    let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
+    *waiting = Some(Waiting { fd, ticket, served: false });
+    let unserved = |it: &mut Option<Waiting>| it.as_ref().is_some_and(|it| !it.served);
+    let (mut waiting, _) = SERVED
+        .wait_timeout_while(waiting, FOLLOW, unserved)
+        .unwrap_or_else(PoisonError::into_inner);
+    waiting.take().is_some_and(|it| it.served)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives the bytes that this process may still write on the file system of `path`; what only root
@@ -130,6 +188,42 @@ mod tests {
         // SAFETY: takes numbers only.
         assert_eq!(unsafe { libc::sync_file_range(-1, 0, 0, 0) }, -1);
         assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_call_whose_announced_successor_never_comes_makes_its_own_barrier() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        for _ in 0..5 {
+            expect_pair();
+            let before = barriers();
+            // SAFETY: takes numbers only.
+            assert_eq!(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, 0) }, 0);
+            assert!(barriers() > before, "it returned without a barrier");
+        }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_call_is_not_served_by_the_failure_of_its_successor_or_by_another_file() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let other = tempfile::tempfile().expect("a temporary file");
+        let fd = file.as_raw_fd();
+        // A pipe cannot be synced: the barrier fails.
+        let (pipe, _writer) = io::pipe().expect("a pipe");
+        for (successor, fails) in [(other.as_raw_fd(), false), (pipe.as_raw_fd(), true)] {
+            let first = std::thread::spawn(move || served_by_next(fd));
+            while lock(&WAITING).is_none() && !first.is_finished() {
+                std::hint::spin_loop();
+            }
+            // SAFETY: takes numbers only.
+            let result = unsafe { libc::sync_file_range(successor, 0, 0, 0) };
+            assert_eq!(result != 0, fails);
+            assert!(!first.join().expect("it does not panic"), "served without a barrier");
+        }
+        // SAFETY: takes numbers only.
+        let failed = std::thread::spawn(move || unsafe { sync_file_range(-1, 0, 0, 0) });
+        assert_eq!(failed.join().expect("it does not panic"), -1);
     }
 
     #[test]

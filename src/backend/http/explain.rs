@@ -329,7 +329,7 @@ mod tests {
             ("[]", "object"),
             ("{", "line 1"),
             (deep.as_str(), "nest"),
-            (r#"{"agent_id":"a","agent_id":"b"}"#, "twice"),
+            (r#"{"agent_id":"a","agent_id":"b","service":"x","ciphertext":""}"#, "twice"),
         ] {
             let problem = explained::<StoreCredential>(text);
             assert!(problem.cause.contains(words), "{}: {}", words, problem.cause);

@@ -179,9 +179,12 @@ pub enum CommitError {
 #[non_exhaustive]
 pub enum StoreError {
     /// Too little room for the next commit. Commits work again once there is room.
-    #[error("the disk that holds the store is full: {free} bytes are free, {needed} are needed")]
+    #[error(
+        "the disk that holds the store is full: by its account {free} bytes are free, {needed} are needed"
+    )]
     DiskFull {
-        /// Bytes that this process may still write.
+        /// Bytes that the file system says this process may still write; more than `needed` when
+        /// it is the disk below, or a quota, that is full.
         free: u64,
         /// Bytes that must be free before a commit starts.
         needed: u64,

@@ -353,6 +353,7 @@ fn barrier(db: &Db, changes: &Changes) -> Result<(), StoreError> {
             None => batch.remove(&key[..]),
         }
     }
+    durability::expect_pair();
     db.apply_batch(batch).and_then(|()| db.flush()).map_err(|error| explain(&error))?;
     if durability::barriers() == before { Err(StoreError::NoBarrier) } else { Ok(()) }
 }

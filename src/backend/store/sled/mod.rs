@@ -43,7 +43,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            cache_bytes: 8 * 1024 * 1024,
+            cache_bytes: 4 * 1024 * 1024,
             deadline: Duration::from_secs(10),
             reserve_bytes: 8 * 1024 * 1024,
         }

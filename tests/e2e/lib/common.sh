@@ -1,0 +1,48 @@
+# What the flows share: a home of their own, the binary under test, and checks that read well.
+# Sourced, never run.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
+AGENTKEYS=${AGENTKEYS:-$here/target/release/agentkeys}
+[ -x "$AGENTKEYS" ] || { printf 'no binary at %s: cargo build --release\n' "$AGENTKEYS" >&2; exit 1; }
+
+home=$(mktemp -d)
+mkdir "$home/bin"
+ln -s "$AGENTKEYS" "$home/bin/agentkeys"
+unset "${!AGENTKEYS_@}" "${!XDG_@}" DBUS_SESSION_BUS_ADDRESS 2>/dev/null || true
+export HOME=$home PATH=$home/bin:/usr/local/bin:/usr/bin:/bin
+
+finish() {
+    local code=$?
+    agentkeys serve --stop >/dev/null 2>&1 || true
+    rm -rf "$home"
+    [ "$code" -eq 0 ] && printf 'passed: %s\n' "$(basename "$0")" || printf 'FAILED: %s\n' "$(basename "$0")" >&2
+}
+trap finish EXIT
+
+say() { printf '\n# %s\n' "$*"; }
+
+# expect WANTED COMMAND...: the command succeeds and prints just that.
+expect() {
+    local wanted=$1 got
+    shift
+    got=$("$@") || { printf 'exit %s from: %s\n' "$?" "$*" >&2; exit 1; }
+    [ "$got" = "$wanted" ] || { printf 'wanted: %s\ngot:    %s\nfrom: %s\n' "$wanted" "$got" "$*" >&2; exit 1; }
+    printf 'ok: %s\n' "$*"
+}
+
+# expect_exit CODE COMMAND...: the command ends with that code; its error is left in $error.
+expect_exit() {
+    local wanted=$1 code=0
+    shift
+    error=$("$@" 2>&1 >/dev/null </dev/null) || code=$?
+    [ "$code" -eq "$wanted" ] || { printf 'wanted exit %s, got %s from: %s\n%s\n' "$wanted" "$code" "$*" "$error" >&2; exit 1; }
+    printf 'ok: exit %s from %s\n' "$code" "$*"
+}
+
+# contains TEXT PART: the text has the part in it.
+contains() {
+    case $1 in
+        *"$2"*) printf 'ok: it says "%s"\n' "$2" ;;
+        *) printf 'nothing says "%s" in:\n%s\n' "$2" "$1" >&2; exit 1 ;;
+    esac
+}
