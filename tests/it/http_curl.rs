@@ -59,3 +59,39 @@ async fn floods_and_mistakes_are_answered_readably() {
     }
     server.must_serve().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_is_hung_up_on_although_the_files_would_let_them_in() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    let home = tempfile::tempdir().unwrap();
+    if !has_curl() || std::fs::metadata(home.path()).unwrap().uid() != 0 {
+        eprintln!("SKIPPED: only root can become another user");
+        return;
+    }
+    let folder = home.path().join("run");
+    let socket = folder.join("backend.sock");
+    let server = Server::at(&format!("unix:{}", socket.display()), Limits::default());
+    for path in [home.path(), &folder] {
+        set_permissions(path, Permissions::from_mode(0o711)).unwrap();
+    }
+    set_permissions(&socket, Permissions::from_mode(0o666)).unwrap();
+    let status = async |uid: u32| {
+        let mut curl = Command::new("curl");
+        curl.args(["-q", "-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}"])
+            .arg("--unix-socket")
+            .arg(&socket)
+            .arg("http://localhost/health")
+            .current_dir("/")
+            .uid(uid);
+        let output = tokio::task::spawn_blocking(move || curl.output().unwrap()).await.unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
+    };
+    assert_eq!(status(0).await, ("200".to_owned(), 0));
+    // Connected (else curl ends with 7), and hung up on without an answer.
+    let (answered, end) = status(65_534).await;
+    assert!(answered == "000" && [52, 55, 56].contains(&end), "{answered} {end}");
+    assert_eq!(status(0).await, ("200".to_owned(), 0));
+    assert!(server.stop().await.unwrap().drained);
+}
