@@ -15,6 +15,7 @@ mod env;
 mod harden;
 mod home;
 mod http_client;
+mod http_curl;
 mod http_hostile;
 mod http_lifecycle;
 mod http_openapi;
