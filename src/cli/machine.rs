@@ -8,7 +8,7 @@ use crate::client::connect::{self, Connection, Options, StopOutcome};
 use crate::client::doctor;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
-use crate::core::problem::Answer;
+use crate::core::problem::{Answer, Code};
 use crate::core::token::SessionToken;
 use crate::core::types::AccountId;
 use crate::harden;
@@ -58,6 +58,13 @@ impl Link for Reached {
     }
 
     async fn session(&self) -> Answer<SessionToken> {
+        if let Err(problem) = self.0.session().await {
+            // Whoever is not signed in at a backend that is not there wants to know the latter.
+            if problem.code == Code::Unauthorized {
+                self.0.http().version().await?;
+            }
+            return Err(problem);
+        }
         // That a stored session has ended shows when it is used; a private backend's is then
         // made anew, once, here, and holds for the rest of the command.
         self.0.with_session(async |backend, session| backend.who_am_i(session).await).await?;

@@ -68,7 +68,7 @@ impl Told<'_> {
             let (bold, dim, plain) =
                 if out.colour { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
             out.line(&format!("{bold}{number}. {step}{plain}\n   {dim}$ {line}{plain}"))?;
-            for line in result.lines() {
+            for line in result.lines().filter(|line| !line.is_empty()) {
                 out.line(&format!("   {}", shown(line)))?;
             }
             out.line("")?;

@@ -16,7 +16,7 @@ use crate::core::problem::{Code, Problem};
     description = "Prints an agent's key for a service. The read is on record before the key \
                    comes out. Where standard output is no terminal, no line end follows.",
     note = "[agent] may be left out where there is just one. With --json, a key that is no text \
-            is value_base64 instead of value.",
+            is credential_base64 instead of credential.",
     example = "agentkeys read my-agent openrouter",
     example = "agentkeys read openrouter > key.txt",
     example = "agentkeys read agentkeys://my-agent/openrouter --json"
@@ -48,9 +48,9 @@ struct Value<'a> {
     agent: String,
     service: &'a ServiceName,
     #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
+    credential: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<&'a str>,
+    credential_base64: Option<&'a str>,
 }
 
 impl Checked for Read {
@@ -74,8 +74,8 @@ impl Checked for Read {
             context.out.object(&Value {
                 agent: agent.to_string(),
                 service: &service,
-                value: text,
-                value_base64: encoded.as_ref().map(|text| text.as_str()),
+                credential: text,
+                credential_base64: encoded.as_ref().map(|text| text.as_str()),
             })?;
         } else {
             context.out.raw(bytes)?;

@@ -150,7 +150,7 @@ pub fn seal_for(
             "it is of another suite than this version knows, or does not fit its id",
             "use the same version on both sides; compare agentkeys --version",
         );
-        problem.docs = "docs/errors.md#version".to_owned();
+        problem.docs = "docs/errors.md#wrong_version".to_owned();
         problem
     };
     if shielding.suite != seal::SUITE || shielding.key_id != KeyId::of(&shielding.public_key) {

@@ -65,7 +65,8 @@ fn run_injects_env() {
     let home = Home::new();
     home.store("my-agent", "openrouter", KEY);
     home.store("my-agent", "github", "ghp_x");
-    let ran = home.run(&["run", "my-agent", "--", "printenv", "OPENROUTER_API_KEY", "GITHUB_TOKEN"]);
+    let ran =
+        home.run(&["run", "my-agent", "--", "printenv", "OPENROUTER_API_KEY", "GITHUB_TOKEN"]);
     assert_eq!(ran.exits(0).stdout, format!("{KEY}\nghp_x\n"));
     // The child's exit code is ours; what cannot be run is said as env(1) says it.
     home.run(&["run", "my-agent", "--", "sh", "-c", "exit 41"]).exits(41);
@@ -166,9 +167,29 @@ fn help_has_examples() {
     let home = Home::new();
     let overview = home.run(&["--help"]).exits(0).stdout;
     let commands = [
-        "quickstart", "init", "store", "read", "run", "list", "approve", "pending", "deny",
-        "revoke", "reinstate", "teardown", "usage", "audit", "link", "unlink", "seal", "balance",
-        "fund", "doctor", "serve", "feedback", "completions",
+        "quickstart",
+        "init",
+        "store",
+        "read",
+        "run",
+        "list",
+        "approve",
+        "pending",
+        "deny",
+        "revoke",
+        "reinstate",
+        "teardown",
+        "usage",
+        "audit",
+        "link",
+        "unlink",
+        "seal",
+        "balance",
+        "fund",
+        "doctor",
+        "serve",
+        "feedback",
+        "completions",
     ];
     for command in commands {
         assert!(overview.contains(&format!("  {command}")), "no {command} in {overview}");
