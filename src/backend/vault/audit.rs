@@ -74,8 +74,9 @@ impl Inner {
         limit: usize,
     ) -> Answer<AuditPage> {
         let account = access.account_id();
-        // The end is read first: what is committed after it belongs to the next page.
-        let end: ChainRow = self.chain_end(account).await?;
+        // The end is read first: what is committed after it belongs to the next page. It is read
+        // from the store, which wakes those who wait before the journal says what it committed.
+        let end: ChainRow = self.chain_end_now(account).await?;
         let head = self.signed_head(&access.account.row, end)?;
         let mut next_seq = filter.from.unwrap_or(1).max(1);
         let mut events = Vec::new();

@@ -10,7 +10,7 @@ use crate::core::audit::{Action, Outcome};
 use crate::core::backend::{CredentialSummary, MAX_CREDENTIAL, Release, ShieldingKey};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
-use crate::core::scope::MAX_SERVICES;
+use crate::core::scope::{MAX_SERVICES, Scope};
 use crate::core::seal::{self, Purpose, SealError};
 use crate::core::secret::{Key32, SecretBytes};
 
@@ -29,12 +29,12 @@ impl From<Problem> for Refusal {
     }
 }
 
-fn out_of_scope(agent: &AgentRow, service: &ServiceName) -> Problem {
+fn out_of_scope(agent: &AgentRow, scope: &Scope, service: &ServiceName) -> Problem {
     let name = agent.name();
     Problem::new(
         Code::Denied,
         format!("access denied: \"{service}\" is outside the scope of agent \"{name}\""),
-        format!("its scope is: {}", agent.scope),
+        format!("its scope is: {scope}"),
         "ask the master for a wider scope",
     )
 }
@@ -118,7 +118,7 @@ impl Inner {
         }
         let scope = access.scope_for(agent);
         if !scope.allows(service) {
-            return Err(out_of_scope(agent, service));
+            return Err(out_of_scope(agent, &scope, service));
         }
         if scope.read_only {
             return Err(Problem::new(
@@ -264,7 +264,8 @@ impl Inner {
         agent: &AgentRow,
         service: &ServiceName,
     ) -> Result<Loaded<CredentialRow>, Refusal> {
-        let in_scope = access.scope_for(agent).allows(service);
+        let scope = access.scope_for(agent);
+        let in_scope = scope.allows(service);
         if in_scope && let Some(found) = self.load(self.credential_key(agent, service)).await? {
             return Ok(found);
         }
@@ -275,7 +276,7 @@ impl Inner {
         } else if in_scope {
             Refusal::Denied(not_given(agent, service))
         } else {
-            Refusal::Denied(out_of_scope(agent, service))
+            Refusal::Denied(out_of_scope(agent, &scope, service))
         })
     }
 
