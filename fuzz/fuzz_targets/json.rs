@@ -40,7 +40,8 @@ fuzz_target!(|bytes: &[u8]| {
     {
         if let Ok(details) = Details::from_json(kind, value.clone()) {
             let canonical = details.canonical().expect("what is read is bounded");
-            let read = Details::from_canonical(kind, &canonical).expect("what is canonical is read");
+            let read =
+                Details::from_canonical(kind, &canonical).expect("what is canonical is read");
             assert_eq!(read, details);
         }
     }
