@@ -69,7 +69,8 @@ pub async fn connect(options: &Options) -> Result<Connection, Problem> {
         None => Some(Private::of_this_user(places.clone())?),
         Some(_) => None,
     };
-    connect_to(places, config, private, options.verbose).await
+    let sessions = Sessions::new(&places);
+    connect_to(&places, config, private, sessions, options.verbose).await
 }
 
 /// The same with everything given: `private` is the private backend, needed when `config` names
@@ -78,9 +79,10 @@ pub async fn connect(options: &Options) -> Result<Connection, Problem> {
 /// # Errors
 /// Those of [`connect`].
 pub async fn connect_to(
-    places: Places,
+    places: &Places,
     config: Config,
     private: Option<Private>,
+    sessions: Sessions,
     verbose: bool,
 ) -> Result<Connection, Problem> {
     let mut notes = Vec::new();
@@ -114,8 +116,8 @@ pub async fn connect_to(
         backend,
         address,
         config,
-        sessions: Sessions::new(&places),
-        heads: Heads::new(&places),
+        sessions,
+        heads: Heads::new(places),
         held: Mutex::new(None),
         notes,
     })

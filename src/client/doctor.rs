@@ -120,17 +120,24 @@ impl RootKey {
 pub async fn facts(options: &Options) -> Answer<Facts> {
     let places = Places::from_environment()?;
     let config = Config::load(&places, options.backend.as_deref());
+    // One of a kind that is not used is reported by the keyring's own words.
+    let (bus, refused) = match BusAddress::from_environment() {
+        Ok(bus) => (bus, None),
+        Err(error) => (None, Some(KeyringState::Unusable(error.to_string()))),
+    };
+    let mut facts = facts_of(places, config, bus).await;
+    facts.keyring = refused.unwrap_or(facts.keyring);
+    Ok(facts)
+}
+
+/// The same for given places and settings, with the keyring on `bus`.
+pub async fn facts_of(places: Places, config: Answer<Config>, bus: Option<BusAddress>) -> Facts {
     let (backend, http) = backend_facts(&places, config.as_ref().ok()).await;
-    let session = session_facts(&places, http.as_ref()).await;
-    Ok(Facts {
-        backend,
-        keyring: keyring_state().await,
-        session,
-        root_key: root_key(places.data()),
-        log_warnings: log_warnings(&places.log_file()),
-        config,
-        places,
-    })
+    let keyring = keyring_state(bus.as_ref()).await;
+    let session = session_facts(Sessions::with_bus(&places, bus), http.as_ref()).await;
+    let root_key = root_key(places.data());
+    let log_warnings = log_warnings(&places.log_file());
+    Facts { places, config, backend, keyring, session, root_key, log_warnings }
 }
 
 async fn backend_facts(
@@ -187,8 +194,7 @@ async fn find_private(places: &Places) -> Answer<Option<(Address, Option<u32>)>>
     Ok(found.map(|found| (Address::Unix(found.socket), found.reached.pid)))
 }
 
-async fn session_facts(places: &Places, http: Option<&HttpBackend>) -> SessionFacts {
-    let sessions = Sessions::new(places);
+async fn session_facts(sessions: Sessions, http: Option<&HttpBackend>) -> SessionFacts {
     let Some(http) = http else {
         return SessionFacts { place: sessions.place(), stored: Ok(false), who: None };
     };
@@ -200,8 +206,9 @@ async fn session_facts(places: &Places, http: Option<&HttpBackend>) -> SessionFa
     SessionFacts { place: sessions.place(), stored, who }
 }
 
-async fn keyring_state() -> KeyringState {
-    let usable = match Keyring::connect().await {
+async fn keyring_state(bus: Option<&BusAddress>) -> KeyringState {
+    let Some(bus) = bus else { return KeyringState::Absent };
+    let usable = match Keyring::connect_to(bus).await {
         Ok(None) => return KeyringState::Absent,
         Ok(Some(keyring)) => keyring.check().await,
         Err(error) => Err(error),
@@ -211,11 +218,6 @@ async fn keyring_state() -> KeyringState {
         Err(KeyringError::Locked) => KeyringState::Locked,
         Err(error) => KeyringState::Unusable(error.to_string()),
     }
-}
-
-/// Whether the environment names a session bus at all; asks nobody.
-pub fn has_session_bus() -> bool {
-    matches!(BusAddress::from_environment(), Ok(Some(_)))
 }
 
 /// Reads what the store's `root.json` says of its key; it holds no secret.
@@ -234,10 +236,10 @@ fn root_key(data: &Path) -> Option<RootKey> {
 /// The last lines of the log that a person should see, plain or JSON.
 fn log_warnings(path: &Path) -> Vec<String> {
     let Some(text) = tail(path) else { return Vec::new() };
+    // The level stands near the front in both forms.
     let is_warning = |line: &&str| {
-        ["WARN", "ERROR"].iter().any(|level| {
-            line.split(|c: char| !c.is_ascii_alphabetic()).take(12).any(|word| word == *level)
-        })
+        let words = line.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+        words.take(8).any(|word| ["WARN", "ERROR"].contains(&word))
     };
     let shown = |line: &str| line.chars().filter(|c| !c.is_control()).take(400).collect();
     let mut warnings: Vec<String> = text.lines().filter(is_warning).map(shown).collect();

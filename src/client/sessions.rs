@@ -40,6 +40,7 @@ pub enum SessionPlace {
 pub struct Sessions {
     folder: PathBuf,
     file: PathBuf,
+    bus: Option<BusAddress>,
     keyring: OnceCell<Option<Keyring>>,
 }
 
@@ -67,11 +68,18 @@ struct Entry<'a> {
 }
 
 impl Sessions {
-    /// The sessions of the user whose places these are.
+    /// The sessions of the user whose places these are, with the keyring of the session bus that
+    /// the environment names. A bus of a kind that is not used is as good as none.
     pub fn new(places: &Places) -> Self {
+        Self::with_bus(places, BusAddress::from_environment().unwrap_or_default())
+    }
+
+    /// The same with the keyring on `bus`, or with none.
+    pub fn with_bus(places: &Places, bus: Option<BusAddress>) -> Self {
         Self {
             folder: places.state().to_path_buf(),
             file: places.sessions_file(),
+            bus,
             keyring: OnceCell::new(),
         }
     }
@@ -80,7 +88,7 @@ impl Sessions {
     pub fn place(&self) -> SessionPlace {
         let keyring = match self.keyring.get() {
             Some(keyring) => keyring.is_some(),
-            None => matches!(BusAddress::from_environment(), Ok(Some(_))),
+            None => self.bus.is_some(),
         };
         if keyring { SessionPlace::Keyring } else { SessionPlace::File(self.file.clone()) }
     }
@@ -155,8 +163,9 @@ impl Sessions {
     }
 
     async fn keyring(&self) -> Answer<Option<&Keyring>> {
+        let Some(bus) = &self.bus else { return Ok(None) };
         let connect = || async {
-            match Keyring::connect().await {
+            match Keyring::connect_to(bus).await {
                 Err(error) if !is_no_keyring(&error) => Err(keyring_problem(&error)),
                 found => Ok(found.unwrap_or_default()),
             }
@@ -267,13 +276,11 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    // Without a bus, as in a fresh environment: the file. The keyring has tests of its own.
+    // Without a bus: the file. With a keyring they are tested in tests/it.
     fn sessions(home: &Path) -> Sessions {
         let variable = |name: &str| (name == "HOME").then(|| home.into());
         let places = Places::find(variable, crate::harden::effective_uid()).unwrap();
-        let mut sessions = Sessions::new(&places);
-        sessions.keyring = OnceCell::new_with(Some(None));
-        sessions
+        Sessions::with_bus(&places, None)
     }
 
     fn token(n: u8) -> SessionToken {

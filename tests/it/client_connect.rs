@@ -3,25 +3,30 @@ use std::path::{Path, PathBuf};
 
 use agentkeys::client::config::Config;
 use agentkeys::client::connect::{Connection, SessionPlace, connect_to};
+use agentkeys::client::doctor::{BackendState, KeyringState, facts_of};
 use agentkeys::client::places::Places;
 use agentkeys::client::private::Private;
+use agentkeys::client::sessions::Sessions;
 use agentkeys::core::backend::IdentityProof;
 use agentkeys::core::problem::{Answer, Code};
 use agentkeys::core::secret::SecretBytes;
 use agentkeys::harden;
+use agentkeys::keyring::BusAddress;
 
 use crate::client_stand_in::{ACCOUNT, StandIn, head};
+use crate::keyring::Desktop;
 
 /// A home of its own, with a stand-in as its private backend.
 struct Home {
     folder: tempfile::TempDir,
     stand_in: StandIn,
+    bus: Option<BusAddress>,
 }
 
 impl Home {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let home = Self { folder, stand_in: StandIn::default() };
+        let home = Self { folder, stand_in: StandIn::default(), bus: None };
         let state = home.places().state().to_path_buf();
         let socket = home.folder("sockets").join("backend.sock");
         home.stand_in.listen(&socket);
@@ -58,7 +63,8 @@ impl Home {
         let config = Config::find(&self.places(), None, backend, None).unwrap();
         let program = PathBuf::from("/nowhere/agentkeys");
         let private = Private::with_program(self.places(), program);
-        connect_to(self.places(), config, Some(private), true).await.unwrap()
+        let sessions = Sessions::with_bus(&self.places(), self.bus.clone());
+        connect_to(&self.places(), config, Some(private), sessions, true).await.unwrap()
     }
 
     fn sessions_file(&self) -> String {
@@ -269,4 +275,81 @@ async fn a_backend_that_is_not_there_is_named_with_what_named_it() {
     assert!(missing.cause.contains("set by AGENTKEYS_BACKEND"), "{}", missing.cause);
     assert!(connection.notes()[0].contains(&address));
     assert!(!Path::new(&home.places().sessions_file()).exists());
+}
+
+/// A home on a desktop with a real keyring; `None`, loudly, where there is no such program.
+fn on_a_desktop() -> Option<(Home, Desktop)> {
+    let desktop = Desktop::unlocked()?;
+    let mut home = Home::new();
+    home.bus = Some(BusAddress::parse(desktop.address()).unwrap());
+    Some((home, desktop))
+}
+
+#[tokio::test]
+async fn where_there_is_a_keyring_the_session_is_there_and_in_no_file() {
+    let Some((mut home, _desktop)) = on_a_desktop() else { return };
+    // From before there was a keyring.
+    let bus = home.bus.take();
+    let before = home.private().await.session().await.unwrap().expose().to_owned();
+    assert!(home.sessions_file().contains(&before));
+    home.bus = bus;
+    let connection = home.private().await;
+    list(&connection).await.unwrap();
+    assert_eq!(home.stand_in.state().made, 1);
+    home.stand_in.state().live.clear();
+    list(&connection).await.unwrap();
+    assert_eq!(connection.session_place(), SessionPlace::Keyring);
+    list(&home.private().await).await.unwrap();
+    assert_eq!(home.stand_in.state().made, 2);
+    assert!(!home.sessions_file().contains("agkm_"), "{}", home.sessions_file());
+    connection.forget_session().await.unwrap();
+    list(&home.private().await).await.unwrap();
+    assert_eq!(home.stand_in.state().made, 3);
+    assert!(!home.sessions_file().contains("agkm_"));
+}
+
+#[tokio::test]
+async fn with_a_locked_keyring_a_private_backend_works_and_another_says_so() {
+    let Some((home, mut desktop)) = on_a_desktop() else { return };
+    desktop.lock();
+    let connection = home.private().await;
+    list(&connection).await.unwrap();
+    list(&connection).await.unwrap();
+    assert_eq!(home.stand_in.state().made, 1);
+    let socket = home.folder("other").join("s");
+    StandIn::default().listen(&socket);
+    let other = home.connect(Some(&format!("unix:{}", socket.display()))).await;
+    let locked = other.sign_in(IdentityProof::Peer).await.map(drop).unwrap_err();
+    assert!(locked.cause.contains("locked"), "{}", locked.cause);
+    assert!(!home.sessions_file().contains("agkm_"));
+    let config = Config::find(&home.places(), None, None, None);
+    let facts = facts_of(home.places(), config, home.bus.clone()).await;
+    assert_eq!(facts.keyring, KeyringState::Locked);
+    assert!(facts.session.stored.is_err());
+}
+
+#[tokio::test]
+async fn doctor_finds_out_what_is_there_and_makes_nothing() {
+    let home = Home::new();
+    let facts = async || {
+        let config = Config::find(&home.places(), None, None, None);
+        facts_of(home.places(), config, None).await
+    };
+    let found = facts().await;
+    assert!(
+        matches!(&found.backend.state, BackendState::Answers { version, .. } if version == "9")
+    );
+    assert_eq!(found.backend.pid, Some(std::process::id()));
+    assert_eq!((found.backend.chosen_by, found.backend.private), ("the default", true));
+    assert_eq!(found.keyring, KeyringState::Absent);
+    assert!(matches!(found.session.stored, Ok(false)) && found.session.who.is_none());
+    assert_eq!(home.stand_in.state().made, 0);
+    list(&home.private().await).await.unwrap();
+    let who = facts().await.session.who.unwrap().unwrap();
+    assert_eq!(who.identity, "unix:0");
+    std::fs::remove_file(home.places().record_file()).unwrap();
+    let found = facts().await;
+    assert!(matches!(found.backend.state, BackendState::NotStarted));
+    assert_eq!(found.backend.address, None);
+    assert!(!home.places().record_file().exists());
 }

@@ -66,6 +66,9 @@ impl State {
                 renewal: None,
             }));
         }
+        if path == "/version" {
+            return Ok(json(&wire::Version { version: "9".to_owned(), wire: wire::WIRE_VERSION }));
+        }
         if !self.live.contains(&bearer) {
             return Err(problem(Code::Unauthorized));
         }

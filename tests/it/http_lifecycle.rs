@@ -55,7 +55,7 @@ async fn http_2_is_served_on_the_same_port_with_the_same_rules() {
     let stored = request(&server, "/agents", br#"{"name":"x"}"#.to_vec());
     assert_eq!(to.send_request(stored).await.unwrap().status(), 200);
     for (path, body, status) in [
-        ("/credential/store", vec![b'x'; 1_000_000], 413),
+        ("/credential/store", vec![b'x'; 20_000_000], 413),
         ("/agents", b"{".to_vec(), 422),
         ("/nothing", vec![], 404),
     ] {

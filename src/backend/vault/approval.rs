@@ -4,18 +4,20 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::access::{Access, agent_not_found, agent_was_revoked, same_hash};
-use super::guess::{Guesser, address_of};
+use super::guess::{Guesser, address_of, address_of_ip, address_of_uid};
 use super::journal::Proposal;
+use super::rendezvous::{Parked, changes_at};
 use super::rows::{AgentRow, Bound, Progress, RequestLink, RequestRow, SessionKind, SessionRow};
 use super::session::bounded;
 use super::{Inner, Loaded, MAX_TRIES, answer, keys, sweep};
 use crate::backend::peer::Peer;
-use crate::backend::store::Check;
+use crate::backend::store::{Check, Write};
 use crate::core::auth_request::{Details, Kind};
-use crate::core::backend::{Fetched, MAX_WAIT, OpenRequest, Opened, Pending, Seen};
+use crate::core::backend::{Fetched, OpenRequest, Opened, Pending, Seen};
 use crate::core::decision::Decision;
 use crate::core::otp::{Covered, PairCode};
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::scope::Scope;
 use crate::core::token::OpenToken;
 use crate::core::types::{Hash32, Nonce, RequestId, Timestamp};
 
@@ -33,6 +35,22 @@ const MAX_ADDRESSES: usize = 64 * 1024;
 /// Most requests that one account is shown as pending.
 const MAX_PENDING: usize = 1000;
 
+/// Who asked, where only an agent's own session may.
+pub struct Asker {
+    pub agent: Loaded<AgentRow>,
+    pub session: Loaded<SessionRow>,
+}
+
+impl Asker {
+    /// What the session that asked may do now.
+    pub fn scope(&self) -> Scope {
+        match &self.session.row.kind {
+            SessionKind::Child { scope: Some(own), .. } => self.agent.row.scope.and(own),
+            _ => self.agent.row.scope.clone(),
+        }
+    }
+}
+
 /// Live requests by address.
 #[derive(Default)]
 pub struct Openings(Mutex<HashMap<Vec<u8>, Vec<Timestamp>>>);
@@ -42,19 +60,15 @@ impl Openings {
         let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
         if live.len() >= MAX_ADDRESSES && !live.contains_key(&address) {
             live.retain(|_, ends| ends.iter().any(|end| *end > now));
+            if live.len() >= MAX_ADDRESSES {
+                return Err(too_many_open(60));
+            }
         }
-        let full = live.len() >= MAX_ADDRESSES && !live.contains_key(&address);
         let ends = live.entry(address).or_default();
         ends.retain(|end| *end > now);
-        if full || ends.len() >= MAX_OPEN {
+        if ends.len() >= MAX_OPEN {
             let seconds = ends.iter().min().map_or(60, |end| end.since_ms(now).div_ceil(1000));
-            return Err(Problem::new(
-                Code::RateLimited,
-                "too many open requests",
-                format!("an address may have {MAX_OPEN} requests open at once"),
-                format!("wait {seconds} s, or answer the ones that are open"),
-            )
-            .retry_after(seconds));
+            return Err(too_many_open(seconds));
         }
         ends.push(until);
         Ok(())
@@ -62,12 +76,34 @@ impl Openings {
 
     fn count_out(&self, address: &[u8], until: Timestamp) {
         let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(ends) = live.get_mut(address)
-            && let Some(at) = ends.iter().position(|end| *end == until)
-        {
+        let Some(ends) = live.get_mut(address) else { return };
+        if let Some(at) = ends.iter().position(|end| *end == until) {
             ends.swap_remove(at);
         }
+        if ends.is_empty() {
+            live.remove(address);
+        }
     }
+
+    /// Makes room for another request of whoever opened this one, which was answered.
+    pub fn answered(&self, row: &RequestRow) {
+        let address = match (row.saw.uid, row.saw.address.parse()) {
+            (Some(uid), _) => address_of_uid(uid),
+            (None, Ok(ip)) => address_of_ip(ip),
+            (None, Err(_)) => return,
+        };
+        self.count_out(&address, row.live_until);
+    }
+}
+
+fn too_many_open(seconds: u64) -> Problem {
+    Problem::new(
+        Code::RateLimited,
+        "too many open requests",
+        format!("an address may have {MAX_OPEN} requests open at once"),
+        format!("wait {seconds} s, or answer the ones that are open"),
+    )
+    .retry_after(seconds)
 }
 
 const fn life_ms(kind: Kind) -> u64 {
@@ -121,6 +157,24 @@ pub fn not_yours(access: Option<&Access>) -> Problem {
     )
 }
 
+fn agent_is_gone() -> Problem {
+    Problem::new(
+        Code::Unauthorized,
+        "not signed in",
+        "the agent that asks was deleted",
+        "pair it again: start its daemon, then agentkeys approve <code>",
+    )
+}
+
+fn asker_ended(agent: &AgentRow) -> Problem {
+    Problem::new(
+        Code::Denied,
+        format!("access denied: the session that asks for agent \"{}\" was ended", agent.name()),
+        "it was revoked, or the agent was given to another daemon, after the request was opened",
+        "let the agent's daemon ask again",
+    )
+}
+
 /// Until when a request can still be answered by anybody.
 fn ends_at(row: &RequestRow) -> Timestamp {
     row.bound.map_or(row.live_until, |bound| bound.until.max(row.live_until))
@@ -129,10 +183,16 @@ fn ends_at(row: &RequestRow) -> Timestamp {
 pub fn expired(row: &RequestRow, now: Timestamp) -> Problem {
     let age = now.since_ms(row.created_at) / 1000;
     let limit = life_ms(row.kind) / 1000;
+    let cause = match &row.progress {
+        Progress::Decided { .. } | Progress::Ended { by: Some(_), .. } => {
+            format!("it is {age} s old and was answered; a code is good for one answer")
+        }
+        _ => format!("it is {age} s old, and holds for {limit} s"),
+    };
     Problem::new(
         Code::Expired,
         "the pair code has expired",
-        format!("it is {age} s old, and holds for {limit} s"),
+        cause,
         "the agent shows a new code at its next try: approve that one",
     )
 }
@@ -303,12 +363,15 @@ impl Inner {
             Err(problem) => return Err(problem),
         };
         let account = access.account_id();
-        let foreign = match (&request.row.agent, &request.row.bound) {
+        let row = &request.row;
+        let foreign = match (&row.agent, &row.bound) {
             (Some((owner, _)), _) => *owner != account,
             (None, Some(bound)) => bound.account != account && bound.until > access.now,
             (None, None) => false,
         };
-        if foreign && matches!(request.row.progress, Progress::Live) {
+        // Once it is over, whoever has the code learns that, swept or not.
+        let live = matches!(row.progress, Progress::Live) && access.now < ends_at(row);
+        if foreign && live {
             return Err(one_try.wrong(not_yours(Some(access))).await);
         }
         Ok(request)
@@ -321,13 +384,24 @@ impl Inner {
         code: PairCode,
         open: &OpenToken,
     ) -> Answer<Loaded<RequestRow>> {
-        let one_try = self.try_code(Guesser::Address(peer)).await?;
-        match self.by_code(code).await {
-            Ok(request) if same_hash(&request.row.open_hash, &open.hash()) => Ok(request),
-            Ok(_) => Err(one_try.wrong(not_yours(None)).await),
-            Err(problem) if problem.code == Code::NoMatch => Err(one_try.wrong(problem).await),
-            Err(problem) => Err(problem),
+        let found = self.by_code(code).await;
+        // Whoever opened the request is known by its token, and has guessed nothing: strangers
+        // at the same address cannot shut it out, only its own wrong codes can.
+        if let Ok(request) = &found
+            && same_hash(&request.row.open_hash, &open.hash())
+        {
+            self.try_code(Guesser::Opener(open)).await?;
+            return found;
         }
+        let by_address = self.try_code(Guesser::Address(peer)).await?;
+        let by_opener = self.try_code(Guesser::Opener(open)).await?;
+        let problem = match found {
+            Ok(_) => not_yours(None),
+            Err(problem) if problem.code == Code::NoMatch => problem,
+            Err(problem) => return Err(problem),
+        };
+        let problem = by_address.wrong(problem).await;
+        Err(by_opener.wrong(problem).await)
     }
 
     /// Binds a Pair or Recover to the account for a minute, unless it is bound to it already.
@@ -345,9 +419,15 @@ impl Inner {
         }
         let mut row = RequestRow::clone(&request.row);
         let until = access.now.plus_ms(CONFIRM_MS);
-        row.bound = Some(Bound { account: access.account_id(), until });
         let mut proposal = access.unchanged();
         proposal.checks.push(request.unchanged());
+        if let Some(lapsed) = row.bound.filter(|lapsed| lapsed.account != access.account_id()) {
+            // Whoever had it and did not confirm leaves nothing behind: no payload for the
+            // child, and no row in their list.
+            row.relay = None;
+            proposal.writes.push(Write::Delete(keys::pending(lapsed.account, row.id)));
+        }
+        row.bound = Some(Bound { account: access.account_id(), until });
         proposal.writes.push(self.put(request.key.clone(), &row)?);
         let key = keys::pending(access.account_id(), row.id);
         proposal.writes.push(self.put(key, &RequestLink { request: row.id, hash: None })?);
@@ -452,18 +532,14 @@ impl Inner {
         id: RequestId,
         wait: Duration,
     ) -> Answer<Option<Decision>> {
-        let key = keys::request(id);
-        let mut watch = self.store.watch(&key);
-        let deadline = tokio::time::Instant::now() + wait.min(MAX_WAIT);
+        let mut parked = Parked::on(self, &self.opened_by(open, id).await?, wait);
         loop {
-            let request = self
-                .load::<RequestRow>(key.clone())
-                .await?
-                .filter(|request| same_hash(&request.row.open_hash, &open.hash()))
-                .ok_or_else(|| not_yours(None))?;
+            let last_look = parked.is_over();
+            let request = self.opened_by(open, id).await?;
             let (row, now) = (&request.row, self.clock.now());
             match &row.progress {
                 Progress::Decided { until, decision, .. } if now < *until => {
+                    self.still_stands(row).await?;
                     return Ok(Some((**decision).clone()));
                 }
                 Progress::Decided { .. } | Progress::Ended { consumed: true, .. } => {
@@ -471,19 +547,51 @@ impl Inner {
                 }
                 Progress::Ended { .. } => return Err(expired(row, now)),
                 Progress::Live if now >= ends_at(row) => return Err(expired(row, now)),
-                Progress::Live => {}
+                Progress::Live => self.still_stands(row).await?,
             }
-            let left = Duration::from_millis(ends_at(row).since_ms(now));
-            let end = deadline.min(tokio::time::Instant::now() + left);
-            tokio::select! {
-                () = watch.changed() => {}
-                () = tokio::time::sleep_until(end) => {
-                    if end == deadline {
-                        return Ok(None);
-                    }
-                }
+            if last_look {
+                return Ok(None);
             }
+            parked.wait(changes_at(row).since_ms(now)).await;
         }
+    }
+
+    async fn opened_by(&self, open: &OpenToken, id: RequestId) -> Answer<Loaded<RequestRow>> {
+        self.load::<RequestRow>(keys::request(id))
+            .await?
+            .filter(|request| same_hash(&request.row.open_hash, &open.hash()))
+            .ok_or_else(|| not_yours(None))
+    }
+
+    /// Refuses a child whose right ended since it asked, or since it was answered.
+    pub async fn still_stands(&self, row: &RequestRow) -> Answer<()> {
+        match &row.progress {
+            Progress::Live => self.asker_now(row).await.map(|_| ()),
+            Progress::Decided { by, decision, .. } => {
+                let Some(granted) = &decision.granted else { return Ok(()) };
+                let agent = self.load::<AgentRow>(keys::agent(*by, granted.agent)).await?;
+                must_be_active(&agent.ok_or_else(agent_is_gone)?.row)
+            }
+            Progress::Ended { .. } => Ok(()),
+        }
+    }
+
+    /// The agent and the session that asked, if the request was opened with one; refuses it
+    /// when the agent was revoked or deleted since, or the session ended.
+    pub async fn asker_now(&self, row: &RequestRow) -> Answer<Option<Asker>> {
+        let (Some((account, wallet)), Some(id)) = (row.agent, row.parent_session) else {
+            return Ok(None);
+        };
+        let agent = self.load::<AgentRow>(keys::agent(account, wallet)).await?;
+        let agent = agent.ok_or_else(agent_is_gone)?;
+        must_be_active(&agent.row)?;
+        let session = self
+            .load::<SessionRow>(keys::session(id))
+            .await?
+            .filter(|session| session.row.revoked.is_none())
+            .filter(|session| is_child_of(&session.row, &agent.row))
+            .ok_or_else(|| asker_ended(&agent.row))?;
+        Ok(Some(Asker { agent, session }))
     }
 }
 
@@ -527,7 +635,7 @@ pub fn must_be_active(agent: &AgentRow) -> Answer<()> {
 }
 
 /// The child session that a request was opened with, if it still is what it was.
-pub fn is_child_of(session: &SessionRow, agent: &AgentRow) -> bool {
+fn is_child_of(session: &SessionRow, agent: &AgentRow) -> bool {
     matches!(session.kind, SessionKind::Child { wallet, epoch, .. }
         if wallet == agent.wallet && epoch == agent.epoch)
 }

@@ -13,6 +13,7 @@ use super::{Inner, keys, sweep};
 use crate::backend::peer::Peer;
 use crate::core::frame::Frame;
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::token::OpenToken;
 use crate::core::types::{AccountId, Timestamp};
 
 /// Wrong codes a minute that are answered; one more is slowed.
@@ -25,18 +26,29 @@ const MAX_SEATS: usize = 64 * 1024;
 pub enum Guesser<'a> {
     Account(AccountId),
     Address(&'a Peer),
+    /// Whoever opened a request, at whatever address.
+    Opener(&'a OpenToken),
 }
 
 /// The address by which a peer without a session is known: an IPv6 host has a whole /64.
 pub fn address_of(peer: &Peer) -> Vec<u8> {
     match peer {
-        Peer::Address(IpAddr::V4(ip)) => ip.octets().to_vec(),
-        Peer::Address(IpAddr::V6(ip)) => match ip.to_ipv4_mapped() {
-            Some(ip) => ip.octets().to_vec(),
-            None => ip.octets()[..8].to_vec(),
-        },
-        Peer::Unix(peer) => format!("uid {}", peer.uid).into_bytes(),
+        Peer::Address(ip) => address_of_ip(*ip),
+        Peer::Unix(peer) => address_of_uid(peer.uid),
     }
+}
+
+/// See [`address_of`].
+pub fn address_of_ip(ip: IpAddr) -> Vec<u8> {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets()[..8].to_vec(),
+    }
+}
+
+/// See [`address_of`].
+pub fn address_of_uid(uid: u32) -> Vec<u8> {
+    format!("uid {uid}").into_bytes()
 }
 
 type Seat = Arc<Mutex<Option<Vec<Timestamp>>>>;
@@ -83,6 +95,7 @@ impl Inner {
         let framed = match guesser {
             Guesser::Account(account) => Frame::new("account").field(&account.0),
             Guesser::Address(peer) => Frame::new("address").field(&address_of(peer)),
+            Guesser::Opener(open) => Frame::new("opener").field(&open.hash().0),
         };
         let who = self.cells.mac("guesser", framed.bytes());
         let mut seat = self.guesses.seat(who).lock_owned().await;

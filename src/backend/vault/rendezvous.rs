@@ -2,14 +2,16 @@
 //! ciphertext alone, and hands it on byte for byte.
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::access::{Access, same_hash};
-use super::approval::{consumed, expired, no_match};
+use super::approval::{consumed, expired};
 use super::journal::Proposal;
 use super::rows::{Progress, RequestLink, RequestRow, Sealed};
 use super::session::half;
 use super::{Inner, Loaded, answer, keys};
 use crate::backend::peer::Peer;
-use crate::backend::store::{Check, Write};
+use crate::backend::store::{Check, Watch, Write};
 use crate::core::audit::{Action, Outcome};
 use crate::core::backend::{MAX_PAYLOAD, MAX_WAIT};
 use crate::core::otp::PairCode;
@@ -48,6 +50,66 @@ fn said_no() -> Problem {
 /// Until when a request's rendezvous is open.
 fn open_until(row: &RequestRow) -> Timestamp {
     row.bound.map_or(row.live_until, |bound| bound.until.max(row.live_until))
+}
+
+/// When time alone makes something else of what a long poll would answer.
+pub fn changes_at(row: &RequestRow) -> Timestamp {
+    match &row.progress {
+        Progress::Live => open_until(row),
+        Progress::Decided { until, .. } => *until,
+        Progress::Ended { at, .. } => *at,
+    }
+}
+
+/// A long poll while it waits: registered before the first look, so that nothing is missed.
+/// It wakes when the request changes, and when the right of whoever asks does.
+pub struct Parked {
+    request: Watch,
+    agent: Option<Watch>,
+    session: Option<Watch>,
+    deadline: Instant,
+}
+
+impl Parked {
+    pub fn on(vault: &Inner, request: &Loaded<RequestRow>, wait: Duration) -> Self {
+        let row = &request.row;
+        let agent = match &row.progress {
+            Progress::Decided { by, decision, .. } => {
+                decision.granted.as_ref().map(|granted| (*by, granted.agent))
+            }
+            _ => row.agent,
+        };
+        Self {
+            request: vault.store.watch(&request.key),
+            agent: agent.map(|(account, wallet)| vault.store.watch(&keys::agent(account, wallet))),
+            session: row.parent_session.map(|id| vault.store.watch(&keys::session(id))),
+            deadline: Instant::now() + wait.min(MAX_WAIT),
+        }
+    }
+
+    /// Whether the next look is the last one.
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Waits for a change, for `left` milliseconds at most, and never past the deadline.
+    pub async fn wait(&mut self, left: u64) {
+        // A moment at least: a wrong figure must not make this spin.
+        let left = Duration::from_millis(left.max(1));
+        tokio::select! {
+            () = self.request.changed() => {}
+            () = changed(&mut self.agent) => {}
+            () = changed(&mut self.session) => {}
+            () = tokio::time::sleep_until(self.deadline.min(Instant::now() + left)) => {}
+        }
+    }
+}
+
+async fn changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Inner {
@@ -105,25 +167,17 @@ impl Inner {
         wait: Duration,
     ) -> Answer<Option<Vec<u8>>> {
         let hash = registration.hash();
-        let key = self.registered(&hash).await?.key;
-        let mut watch = self.store.watch(&key);
-        let deadline = tokio::time::Instant::now() + wait.min(MAX_WAIT);
+        let mut parked = Parked::on(self, &self.registered(&hash).await?, wait);
         loop {
+            let last_look = parked.is_over();
             let request = self.registered(&hash).await?;
             let (row, now) = (&request.row, self.clock.now());
-            if let Some(payload) = waiting_payload(row, now)? {
-                return Ok(Some(payload));
+            let payload = waiting_payload(row, now)?;
+            self.still_stands(row).await?;
+            if payload.is_some() || last_look {
+                return Ok(payload);
             }
-            let left = Duration::from_millis(open_until(row).since_ms(now));
-            let end = deadline.min(tokio::time::Instant::now() + left);
-            tokio::select! {
-                () = watch.changed() => {}
-                () = tokio::time::sleep_until(end) => {
-                    if end == deadline {
-                        return Ok(None);
-                    }
-                }
-            }
+            parked.wait(changes_at(row).since_ms(now)).await;
         }
     }
 
@@ -138,9 +192,11 @@ impl Inner {
         let request = self.code_of_master(access, code).await?;
         let row = &request.row;
         match &row.progress {
-            Progress::Live if row.relay.is_some() => return Err(already_delivered()),
             Progress::Live if access.now >= open_until(row) => {
                 return Err(expired(row, access.now));
+            }
+            Progress::Live if row.relay.is_some() && !has_lapsed(row, access) => {
+                return Err(already_delivered());
             }
             Progress::Live => {}
             Progress::Decided { by, .. } if *by == access.account_id() => {
@@ -149,8 +205,9 @@ impl Inner {
             Progress::Ended { consumed: true, by: Some(by), .. } if *by == access.account_id() => {
                 return Err(already_delivered());
             }
-            Progress::Decided { .. } => return Err(no_match()),
-            Progress::Ended { .. } => return Err(expired(row, access.now)),
+            Progress::Decided { .. } | Progress::Ended { .. } => {
+                return Err(expired(row, access.now));
+            }
         }
         // Leaving a payload binds the request as fetching it does.
         let (mut next, mut proposal) = match self.bind(access, &request)? {
@@ -168,6 +225,11 @@ impl Inner {
         proposal.events.push(event);
         self.propose(proposal).await
     }
+}
+
+/// Whether another account had it and did not confirm: what that one left is void.
+fn has_lapsed(row: &RequestRow, access: &Access) -> bool {
+    row.bound.is_some_and(|bound| bound.account != access.account_id() && bound.until <= access.now)
 }
 
 /// What there is for the child now. An approval's own payload goes before one that was left.

@@ -6,7 +6,7 @@ use super::rows::{FamilyRow, GuessRow, Progress, RenewalRow, RequestRow, Session
 use super::session::half;
 use super::{Inner, Loaded, Vault, answer, keys};
 use crate::backend::store::{KeyRange, Write};
-use crate::core::problem::Answer;
+use crate::core::problem::{Answer, Code};
 use crate::core::types::{RequestId, SessionId, Timestamp};
 
 /// Kinds of things to look at again.
@@ -26,22 +26,14 @@ const PASS: usize = 1000;
 impl Vault {
     /// Clears away what is over; returns how many things were looked at.
     pub async fn sweep(&self) -> Answer<usize> {
-        let inner = &self.0;
-        let now = inner.clock.now();
+        let now = self.0.clock.now();
         let mut looked_at = 0;
         loop {
-            let (start, end) = keys::all_due(now);
-            let due = inner
-                .store
-                .scan(KeyRange::new(start, Some(end)), PASS)
-                .await
-                .map_err(answer::store)?;
-            if due.is_empty() {
+            // What was looked at may have been noted for a time that is over as well.
+            let done = self.0.sweep_pass(now).await?;
+            looked_at += done;
+            if done == 0 {
                 return Ok(looked_at);
-            }
-            for (note, _) in due {
-                inner.sweep_one(&note, now).await?;
-                looked_at += 1;
             }
         }
     }
@@ -53,20 +45,43 @@ impl Inner {
         self.put(keys::due(at, kind, id), &())
     }
 
-    async fn sweep_one(&self, note: &[u8], now: Timestamp) -> Answer<()> {
-        let mut id = [0; 16];
-        id.copy_from_slice(&note[note.len() - 16..]);
+    /// Goes once through all notes that are due; returns how many were done.
+    async fn sweep_pass(&self, now: Timestamp) -> Answer<usize> {
+        let (mut start, end) = keys::all_due(now);
+        let mut done = 0;
+        loop {
+            let range = KeyRange::new(start, Some(end.clone()));
+            let due = self.store.scan(range, PASS).await.map_err(answer::store)?;
+            let Some((last, _)) = due.last() else { return Ok(done) };
+            start = last.clone();
+            start.push(0);
+            for (note, _) in &due {
+                match self.sweep_one(note, now).await {
+                    Ok(settled) => done += usize::from(settled),
+                    // One damaged row keeps its note, and nobody else's.
+                    Err(problem) if problem.code == Code::Internal => {}
+                    Err(problem) => return Err(problem),
+                }
+            }
+        }
+    }
+
+    async fn sweep_one(&self, note: &[u8], now: Timestamp) -> Answer<bool> {
         let mut proposal = Proposal::default();
         proposal.writes.push(Write::Delete(note.to_vec()));
-        match note[note.len() - 17] {
-            REQUEST => self.sweep_request(RequestId(id), now, &mut proposal).await?,
-            SESSION => self.sweep_session(SessionId(id), now, &mut proposal).await?,
-            RENEWAL => self.sweep_renewal(&id, &mut proposal).await?,
-            GUESSES => self.sweep_guesses(&id, now, &mut proposal).await?,
-            _ => {}
+        if let Some((rest, id)) = note.split_last_chunk::<16>()
+            && let Some(kind) = rest.last()
+        {
+            match *kind {
+                REQUEST => self.sweep_request(RequestId(*id), now, &mut proposal).await?,
+                SESSION => self.sweep_session(SessionId(*id), now, &mut proposal).await?,
+                RENEWAL => self.sweep_renewal(id, &mut proposal).await?,
+                GUESSES => self.sweep_guesses(id, now, &mut proposal).await?,
+                _ => {}
+            }
         }
         // A conflict leaves the note for the next pass.
-        self.propose(proposal).await.map(|_| ())
+        self.propose(proposal).await
     }
 
     async fn sweep_request(

@@ -4,9 +4,9 @@ use zeroize::Zeroizing;
 
 use super::access::Access;
 use super::agent::NewAgent;
-use super::approval::{AFTER_MS, is_child_of, must_be_active, seen_hash};
+use super::approval::{AFTER_MS, Asker, must_be_active, not_yours, seen_hash};
 use super::journal::Proposal;
-use super::rows::{AgentRow, Progress, RequestRow, Sealed, SessionKind, SessionRow};
+use super::rows::{AgentRow, FamilyRow, Progress, RequestRow, Sealed, SessionKind, SessionRow};
 use super::session::{ChildOf, bounded};
 use super::{Inner, Loaded, answer, keys, sweep};
 use crate::backend::store::Write;
@@ -60,7 +60,15 @@ impl Inner {
         grant: &Grant,
     ) -> Answer<Option<Approved>> {
         let request = self.answerable(access, id).await?;
-        let named = self.named_agent(access, &request.row).await?;
+        let named = self.named_agent(access, &request.row).await.map_err(|problem| {
+            let fetched =
+                request.row.bound.is_some_and(|bound| bound.account == access.account_id());
+            match problem.code {
+                // Nobody answers for another account's agent, whatever its name.
+                Code::AgentNotFound if !fetched => not_yours(Some(access)),
+                _ => problem,
+            }
+        })?;
         if seen.is_some_and(|seen| {
             seen != seen_hash(&request.row, named.as_ref().map(|agent| &*agent.row))
         }) {
@@ -74,33 +82,39 @@ impl Inner {
         let details = self.details(&request.row)?;
         let mut proposal = access.unchanged();
         proposal.checks.push(request.unchanged());
-        let outcomes = match (&details, named) {
-            (Details::Pair(pair), _) => {
+        // Whoever asked must still be who it was: a daemon that was replaced or cut off meanwhile
+        // gets nothing by a request that it left behind.
+        let asker = self.asker_now(&request.row).await?;
+        if let Some(asker) = &asker {
+            proposal.checks.push(asker.session.unchanged());
+        }
+        let outcomes = match (&details, named, &asker) {
+            (Details::Pair(pair), ..) => {
                 self.pair(access, &request.row, pair, grant, &mut proposal).await?
             }
-            (Details::Recover(_), Some(agent)) => {
+            (Details::Recover(_), Some(agent), _) => {
                 only_for_pair(grant)?;
                 let scope = narrowed(&agent.row.scope, grant)?;
                 self.replace_daemon(access, &request.row, &agent, scope, &mut proposal)?
             }
-            (Details::KeyRotate(_), Some(agent)) => {
+            (Details::KeyRotate(_), Some(agent), Some(asker)) => {
                 only_for_pair(grant)?;
-                let scope = narrowed(&agent.row.scope, grant)?;
+                // Other keys are no reason for a wider scope than the session has that asks.
+                let scope = narrowed(&asker.scope(), grant)?;
                 self.replace_daemon(access, &request.row, &agent, scope, &mut proposal)?
             }
-            (Details::ScopeChange(change), Some(agent)) => {
+            (Details::ScopeChange(change), Some(agent), Some(asker)) => {
                 only_for_pair(grant)?;
                 let scope = narrowed(&change.scope, grant)?;
-                self.change_scope(&request.row, &agent, scope, &mut proposal).await?
+                self.change_scope(asker, &agent, scope, &mut proposal).await?
             }
-            (Details::HighValueRelease(_), Some(agent)) => {
+            (Details::HighValueRelease(_), Some(agent), Some(asker)) => {
                 only_for_pair(grant)?;
-                must_be_active(&agent.row)?;
                 proposal.checks.push(agent.unchanged());
-                let scope = agent.row.scope.clone();
+                let scope = asker.scope();
                 Outcomes { agent: (*agent.row).clone(), scope, minted: None }
             }
-            (_, None) => return Err(answer::cell(super::CellError::Shape)),
+            (_, None, _) | (_, _, None) => return Err(answer::cell(super::CellError::Shape)),
         };
         let agent = outcomes.agent.summary();
         let kind = request.row.kind;
@@ -110,7 +124,7 @@ impl Inner {
         proposal.events.push(event);
         self.decide(access, &request, Verdict::Approved, Some(outcomes), &mut proposal)?;
         let done = Approved { request_id: id, kind, agent };
-        Ok(self.propose(proposal).await?.then_some(done))
+        Ok(self.propose_answer(&request.row, proposal).await?.then_some(done))
     }
 
     async fn pair(
@@ -192,27 +206,27 @@ impl Inner {
 
     async fn change_scope(
         &self,
-        row: &RequestRow,
+        asker: &Asker,
         agent: &Loaded<AgentRow>,
         scope: Scope,
         proposal: &mut Proposal,
     ) -> Answer<Outcomes> {
-        must_be_active(&agent.row)?;
         let mut next = AgentRow::clone(&agent.row);
         next.scope = scope.clone();
         proposal.checks.push(agent.unchanged());
         proposal.writes.push(self.put(agent.key.clone(), &next)?);
-        // The session that asked obeys the new scope too, even if it had a narrower one.
-        if let Some(id) = row.parent_session
-            && let Some(session) = self.load::<SessionRow>(keys::session(id)).await?
-            && is_child_of(&session.row, &agent.row)
+        // The session that asked obeys the new scope too, even if it had a narrower one, and so
+        // do those that it is renewed to.
+        let mut session = SessionRow::clone(&asker.session.row);
+        if let SessionKind::Child { scope: own, family, .. } = &mut session.kind
+            && own.take().is_some()
         {
-            let mut asker = SessionRow::clone(&session.row);
-            if let SessionKind::Child { scope: own @ Some(_), .. } = &mut asker.kind {
-                *own = None;
-                proposal.checks.push(session.unchanged());
-                proposal.writes.push(self.put(session.key.clone(), &asker)?);
+            if let Some(line) = self.load::<FamilyRow>(keys::family(family)).await? {
+                let row = FamilyRow { scope: None, ..FamilyRow::clone(&line.row) };
+                proposal.checks.push(line.unchanged());
+                proposal.writes.push(self.put(line.key.clone(), &row)?);
             }
+            proposal.writes.push(self.put(asker.session.key.clone(), &session)?);
         }
         Ok(Outcomes { agent: next, scope, minted: None })
     }
@@ -228,7 +242,15 @@ impl Inner {
         event.request = Some(id);
         proposal.events.push(event.detail(request.row.kind.as_str()));
         self.decide(access, &request, Verdict::Denied, None, &mut proposal)?;
-        self.propose(proposal).await
+        self.propose_answer(&request.row, proposal).await
+    }
+
+    async fn propose_answer(&self, row: &RequestRow, proposal: Proposal) -> Answer<bool> {
+        let done = self.propose(proposal).await?;
+        if done && !self.dev {
+            self.openings.answered(row);
+        }
+        Ok(done)
     }
 
     /// Signs the decision and moves the request to it.

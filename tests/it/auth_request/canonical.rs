@@ -306,7 +306,7 @@ fn by_ciborium<T: Serialize>(value: &T) -> Vec<u8> {
     written(&sorted(ciborium::Value::serialized(value).unwrap()))
 }
 
-fn details_by_ciborium(details: &Details) -> Vec<u8> {
+pub fn details_by_ciborium(details: &Details) -> Vec<u8> {
     match details {
         Details::Pair(d) => by_ciborium(d),
         Details::Recover(d) => by_ciborium(d),
