@@ -38,6 +38,7 @@ mod store_crash;
 mod store_failures;
 mod store_ledger;
 mod store_victim;
+mod tamper;
 mod tokens;
 mod trait_contract;
 mod types;
