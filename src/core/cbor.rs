@@ -48,9 +48,9 @@ pub fn from_canonical<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T
     }
     refuse_deep(bytes)?;
     let value: T = serde_cbor::from_slice(bytes).map_err(shape)?;
-    // There is one canonical form, so whatever is written as other bytes was not in it: unsorted
-    // or longer heads, and also what a type can be read from in several ways (a member at its default or left out, a name in either
-    // case, an array for a map) is canonical in the one way that it would be written.
+    // There is one canonical form, so what would be written as other bytes was not in it: other
+    // orders and longer heads, and also what a type reads in several ways (a member at its
+    // default or left out, a name in either case, an array for a map).
     if to_canonical(&value)? == bytes { Ok(value) } else { Err(CborError::NotCanonical) }
 }
 
