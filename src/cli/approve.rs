@@ -243,17 +243,15 @@ impl Approve {
 
     /// Lets the person decide.
     fn confirm(&self, context: &Context<'_>, request: &Fetched) -> Result<(), CliError> {
-        if let Some(otp) = self.otp {
-            if otp != request.otp {
-                return Err(Problem::new(
-                    Code::Denied,
-                    "the OTP is another",
-                    "what the other side shows does not belong to this request: \
-                     it may be somebody else's",
-                    "do not approve it; agentkeys deny <pair-code>, and start the daemon again",
-                )
-                .into());
-            }
+        if self.otp.is_some_and(|otp| otp != request.otp) {
+            return Err(Problem::new(
+                Code::Denied,
+                "the OTP is another",
+                "what the other side shows does not belong to this request: \
+                 it may be somebody else's",
+                "do not approve it; agentkeys deny <pair-code>, and start the daemon again",
+            )
+            .into());
         }
         if self.yes {
             return Ok(());

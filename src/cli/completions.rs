@@ -11,7 +11,7 @@ use crate::core::problem::Problem;
 #[argh(
     description = "Prints the completions of a shell: bash, zsh or fish. They know commands and \
                    options, and ask no backend.",
-    example = "agentkeys completions bash > ~/.local/share/bash-completion/completions/agentkeys",
+    example = "agentkeys completions bash > /etc/bash_completion.d/agentkeys",
     example = "agentkeys completions zsh > ~/.zfunc/_agentkeys   # with ~/.zfunc in fpath",
     example = "agentkeys completions fish > ~/.config/fish/completions/agentkeys.fish"
 )]

@@ -93,12 +93,11 @@ impl<'a> Context<'a> {
     /// Ends the command: compares and remembers the head of the audit log. A log that was cut
     /// off or forked is told, and does not undo what the command did.
     pub async fn close(&self) {
-        if let Some(link) = self.link.get() {
-            if let Err(problem) = link.remember_head().await {
-                self.out.warn(&problem.detail);
-                self.out.warn(&problem.cause);
-                self.out.warn("compare with what you know: agentkeys audit verify");
-            }
+        let Some(link) = self.link.get() else { return };
+        if let Err(problem) = link.remember_head().await {
+            self.out.warn(&problem.detail);
+            self.out.warn(&problem.cause);
+            self.out.warn("compare with what you know: agentkeys audit verify");
         }
     }
 }

@@ -25,7 +25,7 @@ fn distance(a: &str, b: &str) -> usize {
 /// Longest name that is compared; the work grows with the square of it.
 const MOST: usize = 64;
 
-/// The names that may have been meant by `given`, nearest first, at most three.
+/// The names that are nearest to `given` and near enough to have been meant, at most three.
 pub fn near<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let given = given.to_ascii_lowercase();
     let length = given.chars().count();
@@ -44,6 +44,8 @@ pub fn near<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'
         })
         .collect();
     found.sort();
+    let nearest = found.first().map_or(0, |(far, _)| *far);
+    found.retain(|(far, _)| *far == nearest);
     found.truncate(3);
     found.into_iter().map(|(_, name)| name).collect()
 }

@@ -93,20 +93,20 @@ async fn perhaps_an_agent(
     service: &ServiceName,
     mut problem: Problem,
 ) -> CliError {
-    if problem.code == Code::NotFound {
-        if let Ok(open) = context.open().await {
-            let agents = open.backend.list_agents(open.token).await.unwrap_or_default();
-            let named = |name: &Option<String>| {
-                name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(service.as_str()))
-            };
-            if agents.iter().any(|agent| named(&agent.name)) {
-                problem.fix = format!(
-                    "\"{service}\" is an agent; name the service too: \
-                     agentkeys read {service} openrouter\n{}",
-                    problem.fix
-                );
-            }
-        }
+    if problem.code != Code::NotFound {
+        return problem.into();
+    }
+    let Ok(open) = context.open().await else { return problem.into() };
+    let agents = open.backend.list_agents(open.token).await.unwrap_or_default();
+    let named = |name: &Option<String>| {
+        name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(service.as_str()))
+    };
+    if agents.iter().any(|agent| named(&agent.name)) {
+        problem.fix = format!(
+            "\"{service}\" is an agent; name the service too: \
+             agentkeys read {service} openrouter\n{}",
+            problem.fix
+        );
     }
     problem.into()
 }

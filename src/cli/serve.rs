@@ -17,8 +17,9 @@ use crate::core::problem::Problem;
             Addresses are HOST:PORT or unix:/PATH; port 0 lets the system choose. --dev accepts \
             any test identity, listens on loopback alone, and takes only a data folder that it \
             made itself.",
-    note = "The root key is kept by keyring, passphrase, file:PATH or credential (a service \
-            manager's); unless told, by the first of them that works.",
+    note = "--root-key is auto, keyring, passphrase, file:PATH or credential:NAME (a service \
+            manager's). Unless told, what the data folder was made with; for a new one the best \
+            that there is. --dev alone may leave --data out.",
     example = "agentkeys serve --listen 127.0.0.1:8080 --data /var/lib/agentkeys",
     example = "agentkeys serve --listen unix:/run/agentkeys/socket --root-key keyring",
     example = "agentkeys serve --dev --listen 127.0.0.1:0 --data dev-data",

@@ -122,7 +122,7 @@ pub async fn read_and_seal(
     let key = source.read(&prompt, &context.out)?;
     // The plaintext is looked at for its shape alone.
     if let Some(looks) = catalog::looks_wrong(service, key.expose()) {
-        context.out.warn(&format!("a {service} key {looks}; this one is stored all the same"));
+        context.out.warn(&format!("a key of {service} {looks}; this one is taken all the same"));
     }
     let open = context.open().await?;
     let me = open.backend.who_am_i(open.token).await?;

@@ -118,7 +118,8 @@ fn a_mistyped_command_or_option_names_the_near_one() {
         (&["reinstat", "a"], "agentkeys reinstate"),
         (&["store", "a", "b", "--from-fil", "x"], "--from-file"),
         (&["usage", "--folow"], "--follow"),
-        (&["--verbsoe", "list"], "behind the command"),
+        (&["--verbsoe", "list"], "--verbose"),
+        (&["--from-file", "x", "store"], "behind the command"),
     ] {
         assert!(refused(line).fix.contains(near), "{line:?}: {}", refused(line).fix);
     }

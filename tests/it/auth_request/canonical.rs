@@ -306,6 +306,7 @@ fn by_ciborium<T: Serialize>(value: &T) -> Vec<u8> {
     written(&sorted(ciborium::Value::serialized(value).unwrap()))
 }
 
+/// The deterministic bytes of the details by ciborium alone.
 pub fn details_by_ciborium(details: &Details) -> Vec<u8> {
     match details {
         Details::Pair(d) => by_ciborium(d),
@@ -313,6 +314,20 @@ pub fn details_by_ciborium(details: &Details) -> Vec<u8> {
         Details::ScopeChange(d) => by_ciborium(d),
         Details::HighValueRelease(d) => by_ciborium(d),
         Details::KeyRotate(d) => by_ciborium(d),
+    }
+}
+
+/// The details as ciborium alone reads them.
+pub fn read_by_ciborium(kind: Kind, bytes: &[u8]) -> Details {
+    let wrong = "ciborium reads what serde_cbor wrote";
+    match kind {
+        Kind::Pair => Details::Pair(ciborium::from_reader(bytes).expect(wrong)),
+        Kind::Recover => Details::Recover(ciborium::from_reader(bytes).expect(wrong)),
+        Kind::ScopeChange => Details::ScopeChange(ciborium::from_reader(bytes).expect(wrong)),
+        Kind::HighValueRelease => {
+            Details::HighValueRelease(ciborium::from_reader(bytes).expect(wrong))
+        }
+        Kind::KeyRotate => Details::KeyRotate(ciborium::from_reader(bytes).expect(wrong)),
     }
 }
 

@@ -117,6 +117,7 @@ async fn an_ended_code_says_so_for_ten_minutes_and_is_then_as_if_it_never_was() 
         assert_eq!(refused(fetch(&ada, child).await), never);
         assert_eq!(code(approve_id(&ada, child).await), Code::NotFound);
     }
+    env.clock.advance(1);
     env.whole_vault().sweep().await.unwrap();
     assert_eq!(refused(fetch(&eve, &expired).await), never);
     assert_eq!(code(expired.decision().await), Code::Unauthorized);

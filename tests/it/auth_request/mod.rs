@@ -299,9 +299,8 @@ async fn cbor_round_trip() {
         let child = Child::open_as(&bot, details.clone()).await;
         let shown = fetch(&ada, &child).await.unwrap();
         assert_eq!(shown.details, canonical::details_by_ciborium(&details), "{details:?}");
+        assert_eq!(canonical::read_by_ciborium(shown.kind, &shown.details), details);
         let by_ciborium: ciborium::Value = ciborium::from_reader(&shown.details[..]).unwrap();
-        let object: Value = by_ciborium.deserialized().unwrap();
-        assert_eq!(Details::from_json(shown.kind, object).unwrap(), details);
         assert_eq!(Details::from_canonical(shown.kind, &shown.details).unwrap(), details);
         assert_eq!(cbor::to_canonical(&by_ciborium).unwrap(), shown.details);
     }
