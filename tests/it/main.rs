@@ -1,6 +1,7 @@
 //! The one integration test binary: a module a topic. Tests are named by the behaviour they hold.
 mod arbitrary;
 mod architecture;
+mod at_rest;
 mod audit_chain;
 mod audit_log;
 mod auth_request;
@@ -11,6 +12,7 @@ mod client_config;
 mod client_connect;
 mod client_private;
 mod client_stand_in;
+mod conformance;
 mod credential;
 mod custody;
 mod decision;

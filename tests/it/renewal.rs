@@ -199,3 +199,19 @@ async fn secrets_and_their_reuse_are_remembered_over_a_restart() {
     alice.backend = env.backend();
     assert_eq!(code(reads(&alice, &second).await), Code::Denied);
 }
+
+#[tokio::test]
+async fn spent_and_lost_secrets_are_forgotten_in_time() {
+    let env = TestEnv::new().await;
+    let alice = provisioned(&env).await;
+    let first = alice.mint("my-agent", Scope::everything()).await;
+    for _ in 0..3 {
+        // Two answers that are lost, and one that arrives but is not used.
+        alice.backend.renew_session(secret(&first)).await.expect("it was never used");
+    }
+    let rows = async || env.rows().await.keys().filter(|key| key[0] == b'r').count();
+    assert_eq!(rows().await, 4);
+    env.clock.advance(30 * DAY + 1);
+    while env.whole_vault().sweep().await.expect("a sweep") > 0 {}
+    assert_eq!(rows().await, 1, "the one that is good now");
+}

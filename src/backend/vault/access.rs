@@ -14,7 +14,7 @@ use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::Scope;
 use crate::core::token::SessionToken;
-use crate::core::types::{AccountId, Hash32, RequestId, SessionId, Timestamp};
+use crate::core::types::{AccountId, Hash32, RequestId, SessionId, Timestamp, WalletAddress};
 
 /// A master session ends after this long without use.
 pub const MASTER_IDLE_MS: u64 = 24 * 60 * 60 * 1000;
@@ -256,6 +256,9 @@ impl Inner {
         if !same_hash(&session.row.hash, &token.hash()) {
             return Err(unknown_session());
         }
+        if self.journal.fences.is_revived(session_id, &session.row) {
+            return Err(answer::cell(super::CellError::Unauthentic));
+        }
         let idle = match session.row.kind {
             SessionKind::Master => now.since_ms(session.row.last_used) >= MASTER_IDLE_MS,
             SessionKind::Child { .. } => false,
@@ -270,10 +273,9 @@ impl Inner {
             .ok_or_else(unknown_session)?;
         let mut agent = None;
         if let SessionKind::Child { wallet, epoch, .. } = &session.row.kind {
-            let key = keys::agent(session.row.account, *wallet);
             // After teardown there is nobody that the session could be.
-            let loaded: Loaded<AgentRow> =
-                self.load_cached(&self.agents, key).await?.ok_or_else(unknown_session)?;
+            let loaded =
+                self.agent(session.row.account, *wallet).await?.ok_or_else(unknown_session)?;
             if let Some(why) = &loaded.row.revoked {
                 ended = Some(agent_was_revoked(&loaded.row, why));
             } else if loaded.row.epoch != *epoch && ended.is_none() {
@@ -341,7 +343,20 @@ impl Inner {
                 }
             }
         };
-        self.load_cached(&self.agents, keys::agent(account, wallet)).await
+        self.agent(account, wallet).await
+    }
+
+    /// An agent as it is now, and not as it was before it was revoked or given away.
+    pub async fn agent(
+        &self,
+        account: AccountId,
+        wallet: WalletAddress,
+    ) -> Answer<Option<Loaded<AgentRow>>> {
+        let found = self.load_cached(&self.agents, keys::agent(account, wallet)).await?;
+        if found.as_ref().is_some_and(|agent| self.journal.fences.is_behind(&agent.row)) {
+            return Err(answer::cell(super::CellError::Unauthentic));
+        }
+        Ok(found)
     }
 
     /// The keyed hash under which an identity is indexed.

@@ -1,5 +1,6 @@
 //! Agents: made, listed, given back their right, deleted.
 use super::access::{Access, agent_not_found};
+use super::fence::Fence;
 use super::journal::Proposal;
 use super::rows::{AccountRow, AgentLink, AgentRow, CredentialRow};
 use super::{Inner, answer, keys};
@@ -169,6 +170,7 @@ impl Inner {
         gone.extend(self.ledger_tail(account, wallet).await?);
         proposal.writes.extend(gone.into_iter().map(Write::Delete));
         self.push_agent_count(access, -1, &mut proposal)?;
+        proposal.fences.push(Fence::Agent(wallet, u64::MAX));
         proposal.events.push(access.event(Action::Teardown, Outcome::Allowed).of(&agent.row));
         self.propose(proposal).await
     }

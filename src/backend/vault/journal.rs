@@ -16,6 +16,7 @@ use std::sync::{Arc, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 use super::cells::{CellError, Cells};
+use super::fence::{Fence, Fences};
 use super::keys;
 use super::rows::{ChainRow, HeadRow};
 use crate::backend::store::{
@@ -82,6 +83,8 @@ pub struct Proposal {
     pub checks: Vec<Check>,
     pub writes: Vec<Write>,
     pub events: Vec<Draft>,
+    /// What may never go back once this is committed.
+    pub fences: Vec<Fence>,
 }
 
 impl Proposal {
@@ -137,6 +140,8 @@ pub type Ends = Arc<RwLock<HashMap<AccountId, ChainRow>>>;
 pub struct Journal {
     queue: mpsc::Sender<Waiting>,
     ends: Ends,
+    /// What this process has ended.
+    pub fences: Arc<Fences>,
 }
 
 impl Journal {
@@ -158,9 +163,18 @@ impl Journal {
         };
         let (queue, waiting) = mpsc::channel(QUEUE);
         let ends = Ends::default();
-        let task = Task { store, cells, backend_id, head: Some(head), ends: ends.clone(), last: 0 };
+        let fences = Arc::new(Fences::default());
+        let task = Task {
+            store,
+            cells,
+            backend_id,
+            head: Some(head),
+            ends: ends.clone(),
+            fences: fences.clone(),
+            last: 0,
+        };
         tokio::spawn(task.run(waiting));
-        Ok(Self { queue, ends })
+        Ok(Self { queue, ends, fences })
     }
 
     /// Proposes a change; `Ok` means that all of it is on disk.
@@ -318,6 +332,7 @@ struct Task {
     /// The head as it is on disk; `None` when it must be read again.
     head: Option<(Value, HeadRow)>,
     ends: Ends,
+    fences: Arc<Fences>,
     /// The highest batch that this process has committed.
     last: u64,
 }
@@ -426,6 +441,9 @@ impl Task {
         self.head = Some((raw, row));
         for (account, end) in state.chains {
             publish(&self.ends, account, end);
+        }
+        for (one, _) in group.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok()) {
+            self.fences.put_up(&one.proposal.fences);
         }
         Ok(verdicts)
     }

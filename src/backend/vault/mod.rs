@@ -12,6 +12,7 @@ mod audit;
 mod caller;
 mod cells;
 mod credential;
+mod fence;
 mod guess;
 mod identity;
 mod journal;

@@ -2,6 +2,7 @@
 //! that comes back means that two hold it, so all of the agent's sessions end (RFC 9700,
 //! section 4.14.2).
 use super::access::{agent_was_revoked, same_hash};
+use super::fence::Fence;
 use super::journal::{Draft, Proposal};
 use super::rows::{AgentRow, FamilyRow, RenewalRow, SessionKind, SessionRow};
 use super::session::{CHILD_MS, half};
@@ -98,8 +99,10 @@ impl Inner {
                 .load::<FamilyRow>(keys::family(&family_id))
                 .await?
                 .ok_or_else(unknown_secret)?;
-            let agent_key = keys::agent(family.row.account, family.row.wallet);
-            let agent = self.load::<AgentRow>(agent_key).await?.ok_or_else(unknown_secret)?;
+            let agent = self
+                .agent(family.row.account, family.row.wallet)
+                .await?
+                .ok_or_else(unknown_secret)?;
             let presence = self.account(family.row.account).await?.row.presence.clone();
             let line = Line { now: self.clock.now(), family_id, family, agent, presence };
             if let Some(refusal) = refusal(&line) {
@@ -142,6 +145,7 @@ impl Inner {
         });
         let mut proposal = line.unchanged();
         proposal.writes.push(self.put(line.agent.key.clone(), &row)?);
+        proposal.fences.push(Fence::Agent(row.wallet, row.epoch));
         let mut event = line.event(Outcome::Denied);
         event.detail = Some("a spent renewal secret came back: all sessions ended".to_owned());
         proposal.events.push(event);
@@ -169,6 +173,7 @@ impl Inner {
             });
             proposal.checks.push(unused.unchanged());
             proposal.writes.push(self.put(unused.key.clone(), &row)?);
+            proposal.fences.push(Fence::Session(family.session));
         }
         let session = SessionRow {
             hash: token.hash(),

@@ -1,6 +1,7 @@
 //! Child sessions, and the end of any session.
 use super::access::{Access, agent_not_found};
 use super::agent::NewAgent;
+use super::fence::Fence;
 use super::journal::Proposal;
 use super::rows::{AgentRow, FamilyRow, RenewalRow, SessionKind, SessionRow};
 use super::{Inner, answer, keys, sweep};
@@ -192,6 +193,7 @@ impl Inner {
         let mut proposal = access.unchanged();
         proposal.checks.push(session.unchanged());
         proposal.writes.push(self.put(session.key.clone(), &row)?);
+        proposal.fences.push(Fence::Session(id));
         let mut event =
             access.event(Action::SessionRevoke, Outcome::Allowed).detail(id.to_string());
         if let SessionKind::Child { family, wallet, .. } = &row.kind {
@@ -227,6 +229,7 @@ impl Inner {
         let mut proposal = access.unchanged();
         proposal.checks.push(agent.unchanged());
         proposal.writes.push(self.put(agent.key.clone(), &row)?);
+        proposal.fences.push(Fence::Agent(row.wallet, row.epoch));
         proposal.events.push(access.event(Action::Revoke, Outcome::Allowed).of(&row));
         self.propose(proposal).await
     }

@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 use super::access::Access;
 use super::agent::NewAgent;
 use super::approval::{AFTER_MS, Asker, must_be_active, not_yours, seen_hash};
+use super::fence::Fence;
 use super::journal::Proposal;
 use super::rows::{AgentRow, FamilyRow, Progress, RequestRow, Sealed, SessionKind, SessionRow};
 use super::session::{ChildOf, bounded};
@@ -186,6 +187,7 @@ impl Inner {
         next.keys = Some(row.keys);
         proposal.checks.push(agent.unchanged());
         proposal.writes.push(self.put(agent.key.clone(), &next)?);
+        proposal.fences.push(Fence::Agent(next.wallet, next.epoch));
         let narrower = (scope != next.scope).then(|| scope.clone());
         let minted = self.mint_for(access, row, &next, narrower, proposal)?;
         Ok(Outcomes { agent: next, scope, minted: Some(minted) })

@@ -87,6 +87,20 @@ async fn an_agent_that_was_put_back_to_before_its_revocation_stays_revoked() {
 }
 
 #[tokio::test]
+async fn an_agent_that_was_torn_down_does_not_come_back() {
+    let scene = Scene::play().await;
+    let before = scene.env.rows().await;
+    let agent = &id("my-agent");
+    scene.alice.backend.teardown_agent(&scene.alice.session, agent).await.expect("deleted");
+    let kinds = b"GNCVS".as_slice();
+    let back = before.into_iter().filter(|(key, _)| kinds.contains(&key[0]));
+    scene.env.overwrite(back.map(|(key, value)| (key, Some(value))).collect()).await;
+    for who in [&scene.alice, &scene.child] {
+        assert_eq!(code(who.try_read("my-agent", "openrouter").await), Code::Internal);
+    }
+}
+
+#[tokio::test]
 async fn a_revoked_session_that_was_put_back_stays_revoked() {
     let scene = Scene::play().await;
     let key = [b"s".as_slice(), &scene.child.session_id.0].concat();

@@ -46,6 +46,7 @@ impl Scene {
         let mut history = vec![env.rows().await];
         let alice = env.master("alice").await;
         let bob = env.master("bob").await;
+        history.push(env.rows().await);
         for agent in ["my-agent", "ended", "other"] {
             alice.agent(agent).await;
         }
