@@ -13,6 +13,7 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod cli;
 pub mod client;
 pub mod core;
 pub mod harden;

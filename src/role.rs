@@ -1,8 +1,198 @@
-//! Which role this process plays, from `argv[0]` and the first argument.
-use std::ffi::OsString;
+//! Which role this process plays, from `argv[0]` and the first argument, and what becomes of it.
+//! The one place that knows all roles, and the only one where the process ends.
+//!
+//! `argv[0]` is the caller's choice, so it never grants a right.
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::ExitCode;
 
+use crate::backend::custody::{self, CustodyChoice};
+use crate::backend::http::ListenAddress;
+use crate::backend::serve::{self, ServeError, ServeOptions};
+use crate::cli::args::{unknown_command, wants_json};
+use crate::cli::machine::ThisMachine;
+use crate::cli::output::Output;
+use crate::cli::report::{CliError, render, usage};
+use crate::cli::run::not_started;
+use crate::cli::serve::{LogFormat, Serve};
+use crate::cli::{self, Finish, Invocation};
+use crate::client::places::Places;
+use crate::core::problem::{Code, Problem};
+
+/// What this process is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A person's commands.
+    Cli,
+    /// The server.
+    Backend,
+}
+
+/// A first argument that names no role and no command.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the first argument names no command")]
+pub struct UnknownFirst;
+
+/// Names of the program that stand for a role by themselves.
+const NAMES: &[(&str, Role)] = &[("agentkeys", Role::Cli)];
+
+/// The role that `argv[0]` and the first argument name, by exact match. A program name that is
+/// not known, such as that of a renamed copy, is as good as `agentkeys`.
+///
+/// # Errors
+/// The first argument names neither a role nor a command.
+pub fn role_of(name: Option<&OsStr>, first: Option<&OsStr>) -> Result<Role, UnknownFirst> {
+    let file = name.and_then(|name| Path::new(name).file_name());
+    let by_name = NAMES.iter().find(|(known, _)| file == Some(OsStr::new(known)));
+    let role = by_name.map_or(Role::Cli, |(_, role)| *role);
+    match first {
+        None => Ok(role),
+        // Options come before the command.
+        Some(first) if first.as_encoded_bytes().starts_with(b"-") => Ok(role),
+        Some(first) if first == "serve" => Ok(Role::Backend),
+        Some(first) if cli::first_words().iter().any(|word| first == *word) => Ok(Role::Cli),
+        Some(_) => Err(UnknownFirst),
+    }
+}
+
 /// Runs the role that the arguments name and returns its exit code.
-pub fn run(_argv: Vec<OsString>) -> ExitCode {
-    ExitCode::SUCCESS
+pub fn run(argv: Vec<OsString>) -> ExitCode {
+    let mut argv = argv.into_iter();
+    let name = argv.next();
+    let args: Vec<OsString> = argv.collect();
+    let json = wants_json(&args);
+    let ended = match role_of(name.as_deref(), args.first().map(OsString::as_os_str)) {
+        Err(UnknownFirst) => {
+            let first = args.first().map(|first| first.to_string_lossy()).unwrap_or_default();
+            Err(unknown_command(&first, cli::first_words()).into())
+        }
+        Ok(Role::Cli | Role::Backend) => {
+            Invocation::read(args).map_err(CliError::from).and_then(play)
+        }
+    };
+    report(json, ended)
+}
+
+/// Plays the role of a line that was understood. `--verbose serve` is the backend too, which is
+/// known only now.
+fn play(invocation: Invocation) -> Result<u8, CliError> {
+    match invocation.as_serve().transpose()? {
+        Some(request) if !request.stop => serve(request).map(|()| 0),
+        _ => command(invocation),
+    }
+}
+
+fn no_runtime(error: std::io::Error) -> CliError {
+    let fix = "see whether the system is out of file descriptors or threads";
+    Problem::new(Code::Internal, "the program could not start", error.to_string(), fix).into()
+}
+
+/// A person's command.
+fn command(invocation: Invocation) -> Result<u8, CliError> {
+    // Until this process becomes another program, no other one of the same user looks into it.
+    crate::harden::not_dumpable().map_err(|error| {
+        let fix = "see what in this machine's set-up forbids it";
+        Problem::new(Code::Internal, "the program could not protect itself", error.to_string(), fix)
+    })?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+    let finish = runtime.block_on(cli::run(invocation, &ThisMachine));
+    // Before exec: nothing of ours is to run on while the other program begins.
+    drop(runtime);
+    match finish? {
+        Finish::Done => Ok(0),
+        Finish::Unwell => Ok(1),
+        Finish::Exec(mut command) => {
+            let error = command.exec();
+            Err(not_started(command.get_program(), &error))
+        }
+    }
+}
+
+/// The backend, until it is told to stop.
+fn serve(request: Serve) -> Result<(), CliError> {
+    if request.listen.is_empty() {
+        return Err(usage(
+            "serve wants --listen",
+            "a private backend starts by itself; one that is started by hand is told where to be",
+            "agentkeys serve --listen 127.0.0.1:8080 --data FOLDER",
+        )
+        .into());
+    }
+    let listen: Vec<ListenAddress> = request
+        .listen
+        .iter()
+        .map(|address| address.parse::<ListenAddress>())
+        .collect::<Result<_, _>>()
+        .map_err(|wrong| Problem::invalid("--listen", wrong.to_string()))?;
+    let data = match request.data {
+        Some(data) => data,
+        // Test identities never come near a folder with keys in it.
+        None if request.dev => Places::from_environment()?.data().with_file_name("agentkeys-dev"),
+        None => {
+            return Err(usage(
+                "serve wants --data",
+                "the folder that it keeps everything in",
+                "agentkeys serve --listen 127.0.0.1:8080 --data FOLDER",
+            )
+            .into());
+        }
+    };
+    let root_key = match request.root_key.as_deref() {
+        None => CustodyChoice::Auto,
+        Some(text) => text.parse().map_err(|wrong: custody::CustodyError| {
+            Problem::invalid("--root-key", wrong.to_string())
+        })?,
+    };
+    let log = match request.log_format {
+        LogFormat::Text => serve::LogFormat::Text,
+        LogFormat::Json => serve::LogFormat::Json,
+    };
+    let (dev, passphrase_fd) = (request.dev, request.passphrase_fd);
+    let options = ServeOptions { listen, data, dev, root_key, passphrase_fd, log };
+    serve::serve(options).map_err(|error| not_serving(&error).into())
+}
+
+/// What the log has said already, for the person who started the backend by hand.
+fn not_serving(error: &ServeError) -> Problem {
+    let fix = match error {
+        ServeError::Bind(_) => "choose another --listen, or end what listens there",
+        ServeError::Custody(_) => "give the --root-key that this data folder was made with",
+        ServeError::Store(_) | ServeError::Vault(_) => {
+            "see that --data is this user's alone, and that no other backend uses it"
+        }
+        _ => "see the log above; agentkeys doctor says how this machine stands",
+    };
+    let mut cause = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(inner) = next {
+        let text = inner.to_string();
+        if !cause.contains(&text) {
+            cause.push_str(": ");
+            cause.push_str(&text);
+        }
+        next = inner.source();
+    }
+    let mut problem = Problem::new(Code::Internal, "the backend does not run", cause, fix);
+    problem.docs = "docs/errors.md#serve".to_owned();
+    problem
+}
+
+/// Tells what went wrong, if anything did, and gives the exit code.
+fn report(json: bool, ended: Result<u8, CliError>) -> ExitCode {
+    let error = match ended {
+        Ok(code) => return ExitCode::from(code),
+        Err(error) => error,
+    };
+    if let Some(problem) = error.problem() {
+        let out = Output::new(json);
+        if json {
+            // If that fails too, the exit code is all that is left to tell.
+            let _ = out.object(problem);
+        } else {
+            out.say(render(problem, out.colour_err).trim_end());
+        }
+    }
+    ExitCode::from(error.exit_code())
 }

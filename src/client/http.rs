@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 pub use self::address::{Address, AddressError};
@@ -43,6 +44,8 @@ pub struct Options {
     pub request: Duration,
     /// Most connections at once; more calls wait for one.
     pub connections: usize,
+    /// What named the address, such as a variable, for the error when nobody is there.
+    pub named_by: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             pauses: Duration::from_millis(900),
             request: Duration::from_secs(60),
             connections: 64,
+            named_by: None,
         }
     }
 }
@@ -77,6 +81,14 @@ impl HttpBackend {
     pub fn with_options(address: Address, options: Options) -> Self {
         let permits = Semaphore::new(options.connections.clamp(1, Semaphore::MAX_PERMITS));
         Self { address, options, idle: Mutex::default(), permits, head: Mutex::default() }
+    }
+
+    /// Takes a connection that was made to this address, and whose other end was checked, for
+    /// the first request. One that turns out to be closed is replaced without a word.
+    pub async fn adopt(&self, stream: UnixStream) {
+        if let Ok(sender) = connect::handshake(stream).await {
+            self.keep(sender);
+        }
     }
 
     /// Where the backend is.

@@ -47,14 +47,10 @@ pub fn from_canonical<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T
         return Err(CborError::TooLong);
     }
     refuse_deep(bytes)?;
-    let tree: Value = serde_cbor::from_slice(bytes).map_err(shape)?;
-    // There is one canonical form, so whatever encodes to other bytes was not in it.
-    if encode(&tree)? != bytes {
-        return Err(CborError::NotCanonical);
-    }
-    let value: T = serde_cbor::value::from_value(tree).map_err(shape)?;
-    // What can be read in several ways (a member at its default or left out, a name in either
-    // case, an array for a map) is canonical in the one way that it would be written.
+    let value: T = serde_cbor::from_slice(bytes).map_err(shape)?;
+    // There is one canonical form, so what would be written as other bytes was not in it: other
+    // orders and longer heads, and also what a type reads in several ways (a member at its
+    // default or left out, a name in either case, an array for a map).
     if to_canonical(&value)? == bytes { Ok(value) } else { Err(CborError::NotCanonical) }
 }
 

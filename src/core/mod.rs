@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod auth_request;
 pub mod backend;
+pub mod catalog;
 pub mod cbor;
 pub mod claim;
 pub mod decision;

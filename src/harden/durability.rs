@@ -43,7 +43,8 @@ static SERVED: Condvar = Condvar::new();
 struct Waiting {
     fd: i32,
     ticket: u64,
-    served: bool,
+    /// What became of the barrier that covers this call: 0, or an `errno`.
+    outcome: Option<i32>,
 }
 
 /// Announces that the next two calls of [`sync_file_range`] come for one file, close together: sled
@@ -71,45 +72,62 @@ pub unsafe extern "C" fn sync_file_range(
     _bytes: libc::off64_t,
     _flags: u32,
 ) -> i32 {
-    if PAIR_EXPECTED.swap(false, Ordering::SeqCst) && served_by_next(fd) {
-        return 0;
+    if PAIR_EXPECTED.swap(false, Ordering::SeqCst)
+        && let Some(outcome) = served_by_next(fd)
+    {
+        return answer(outcome);
     }
     // Who waits by now has written before this barrier begins, and so is covered by it.
     let covered = lock(&WAITING).as_ref().filter(|waiting| waiting.fd == fd).map(|it| it.ticket);
-    loop {
+    let outcome = loop {
         // SAFETY: takes a number and touches no memory of ours.
         if unsafe { libc::fdatasync(fd) } == 0 {
             BARRIERS.fetch_add(1, Ordering::SeqCst);
-            break;
+            break 0;
         }
-        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return -1;
+        match io::Error::last_os_error().raw_os_error() {
+            Some(libc::EINTR) => {}
+            other => break other.unwrap_or(libc::EIO),
         }
-    }
+    };
     if covered.is_some() {
+        // A failure is handed on as well: the kernel reports it once for each open file, so that a
+        // second barrier would succeed over what the first one lost.
         let mut waiting = lock(&WAITING);
         if let Some(waiting) = waiting.as_mut().filter(|it| Some(it.ticket) == covered) {
-            waiting.served = true;
+            waiting.outcome = Some(outcome);
             SERVED.notify_all();
         }
     }
-    0
+    answer(outcome)
 }
 
-/// Waits for the barrier of the call that follows; gives whether there was one that covers `fd`.
-fn served_by_next(fd: i32) -> bool {
+/// Answers as a C function does.
+#[allow(unsafe_code)]
+fn answer(outcome: i32) -> i32 {
+    if outcome == 0 {
+        return 0;
+    }
+    // SAFETY: the address is this thread's own `errno`, valid for as long as the thread lives.
+    unsafe { *libc::__errno_location() = outcome };
+    -1
+}
+
+/// Waits for the barrier of the call that follows; gives what became of it, if there was one for
+/// `fd`.
+fn served_by_next(fd: i32) -> Option<i32> {
     static TICKETS: AtomicU64 = AtomicU64::new(0);
     let mut waiting = lock(&WAITING);
     if waiting.is_some() {
-        return false;
+        return None;
     }
     let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
-    *waiting = Some(Waiting { fd, ticket, served: false });
-    let unserved = |it: &mut Option<Waiting>| it.as_ref().is_some_and(|it| !it.served);
+    *waiting = Some(Waiting { fd, ticket, outcome: None });
+    let unserved = |it: &mut Option<Waiting>| it.as_ref().is_some_and(|it| it.outcome.is_none());
     let (mut waiting, _) = SERVED
         .wait_timeout_while(waiting, FOLLOW, unserved)
         .unwrap_or_else(PoisonError::into_inner);
-    waiting.take().is_some_and(|it| it.served)
+    waiting.take().and_then(|it| it.outcome)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -205,21 +223,25 @@ mod tests {
 
     #[test]
     #[allow(unsafe_code)]
-    fn a_call_is_not_served_by_the_failure_of_its_successor_or_by_another_file() {
+    fn a_call_is_served_by_a_barrier_of_its_own_file_only_and_shares_its_failure() {
         let file = tempfile::tempfile().expect("a temporary file");
         let other = tempfile::tempfile().expect("a temporary file");
-        let fd = file.as_raw_fd();
         // A pipe cannot be synced: the barrier fails.
         let (pipe, _writer) = io::pipe().expect("a pipe");
-        for (successor, fails) in [(other.as_raw_fd(), false), (pipe.as_raw_fd(), true)] {
+        let (file, other, pipe) = (file.as_raw_fd(), other.as_raw_fd(), pipe.as_raw_fd());
+        for (fd, successor, outcome) in
+            [(file, other, None), (file, pipe, None), (pipe, pipe, Some(libc::EINVAL))]
+        {
             let first = std::thread::spawn(move || served_by_next(fd));
             while lock(&WAITING).is_none() && !first.is_finished() {
                 std::hint::spin_loop();
             }
             // SAFETY: takes numbers only.
             let result = unsafe { libc::sync_file_range(successor, 0, 0, 0) };
-            assert_eq!(result != 0, fails);
-            assert!(!first.join().expect("it does not panic"), "served without a barrier");
+            assert_eq!(result != 0, successor == pipe);
+            // Another test of this process may be waiting in its place.
+            let got = first.join().expect("it does not panic");
+            assert!(got == outcome || got.is_none(), "{got:?} instead of {outcome:?}");
         }
         // SAFETY: takes numbers only.
         let failed = std::thread::spawn(move || unsafe { sync_file_range(-1, 0, 0, 0) });

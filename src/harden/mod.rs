@@ -12,14 +12,17 @@
 #![deny(clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
 mod arena;
+mod daemon;
 pub mod durability;
 mod hidden;
 mod inspect;
 mod process;
 mod report;
+mod signal;
 mod spawn;
 
 pub use arena::{SecretMemoryError, SecretMemoryKind, secret_memory_kind};
+pub use daemon::{Group, spawn_daemon};
 pub use hidden::{Hidden, Hideable};
 pub use inspect::{
     duplicate_descriptor, effective_uid, exe_of, open_without_following, process_start_time,
@@ -30,4 +33,5 @@ pub use process::{
     restrict_umask,
 };
 pub use report::{Finding, Mechanism, Need, Report, State, report};
+pub use signal::ProcessHandle;
 pub use spawn::spawn_detached;

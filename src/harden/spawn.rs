@@ -24,7 +24,7 @@ pub fn spawn_detached(mut command: Command) -> io::Result<Child> {
 }
 
 /// Runs in the child before exec; async-signal-safe.
-fn leave_everything_behind() -> io::Result<()> {
+pub(super) fn leave_everything_behind() -> io::Result<()> {
     // SAFETY: setsid takes nothing and touches no memory.
     if unsafe { libc::setsid() } < 0 {
         return Err(io::Error::last_os_error());

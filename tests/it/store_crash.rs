@@ -47,7 +47,7 @@ async fn nothing_acknowledged_is_lost_in_40_kills() {
 /// what the file system has handed to its disk, and not what it still has in memory, as after a cut.
 fn cut_power(writer: &Path, dir: &Path) -> Result<(Mount, Ledger), String> {
     let (disk, copy) = (dir.join("disk"), dir.join("copy"));
-    image(&disk, 192, "mkfs.ext4")?;
+    image(&disk, 192, &[])?;
     let before = Mount::new(Some(&disk), "loop", dir.join("before"))?;
     let mut victim = Victim::start(writer, &before.path().join("store"));
     // Less than the five seconds after which ext4 writes its journal out by itself.
@@ -62,7 +62,7 @@ fn cut_power(writer: &Path, dir: &Path) -> Result<(Mount, Ledger), String> {
 fn can_mount() -> Result<(), String> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let disk = dir.path().join("disk");
-    image(&disk, 16, "mkfs.ext4")?;
+    image(&disk, 16, &[])?;
     Mount::new(Some(&disk), "loop", dir.path().join("mount")).map(drop)
 }
 

@@ -143,8 +143,12 @@ async fn a_disk_that_fills_up_in_the_middle_of_a_commit_is_recovered_from() {
     written.verify(&folder).await;
 }
 
-/// The disk below an ext2 file system has no room left for blocks that the file system has promised:
-/// there seems to be room, writing is accepted, and the barrier fails.
+/// The disk below a file system has no room left for blocks that the file system has promised: there
+/// seems to be room, writing is accepted, and the barrier fails.
+///
+/// Without a journal, which would end the file system at its first failure, and with extents: ext2
+/// keeps a file's map in blocks of their own, and loses those to the same failure, with what was
+/// stored long before. (The store then stays closed as damaged; nothing can bring the file back.)
 #[tokio::test]
 async fn a_failing_barrier_refuses_commits_until_the_disk_works_again() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -153,7 +157,7 @@ async fn a_failing_barrier_refuses_commits_until_the_disk_works_again() {
         Err(why) => return skip("failing barriers: they need root", &why),
     };
     let disk = below.path().join("disk");
-    image(&disk, 128, "mkfs.ext2").expect("an image can be made");
+    image(&disk, 128, &["-O", "^has_journal"]).expect("an image can be made");
     let above = match Mount::new(Some(&disk), "loop", dir.path().join("above")) {
         Ok(above) => above,
         Err(why) => return skip("failing barriers: they need a loop device", &why),
@@ -256,7 +260,7 @@ async fn deleted_files_refuse_every_commit() {
 async fn a_disk_that_does_not_answer_holds_nobody_past_the_deadline() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let disk = dir.path().join("disk");
-    image(&disk, 64, "mkfs.ext4").expect("an image can be made");
+    image(&disk, 64, &[]).expect("an image can be made");
     let mount = match Mount::new(Some(&disk), "loop", dir.path().join("mount")) {
         Ok(mount) => mount,
         Err(why) => return skip("a disk that hangs: it needs root and a loop device", &why),

@@ -177,11 +177,12 @@ impl Drop for Mount {
     }
 }
 
-/// Makes an image file with an empty file system.
-pub fn image(path: &Path, megabytes: u64, make: &str) -> Result<(), String> {
+/// Makes an image file with an empty ext4 file system.
+pub fn image(path: &Path, megabytes: u64, options: &[&str]) -> Result<(), String> {
     let file = OpenOptions::new().create_new(true).write(true).open(path);
     file.and_then(|file| file.set_len(megabytes << 20)).map_err(|error| error.to_string())?;
-    run(make, &["-q", "-F", path.to_str().expect("a temporary path is plain")])
+    let path = path.to_str().expect("a temporary path is plain");
+    run("mkfs.ext4", &[options, &["-q", "-F", path]].concat())
 }
 
 /// Says loudly that a check was skipped for want of a right of this machine's; fails in CI.

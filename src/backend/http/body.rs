@@ -6,6 +6,7 @@ use hyper::body::{Body, Incoming};
 use zeroize::Zeroizing;
 
 use super::limits::Limits;
+use super::service::{Shared, Stage};
 use crate::core::problem::{Answer, Code, Problem};
 
 /// First buffer of a body whose length is not known.
@@ -62,11 +63,13 @@ async fn collect(body: &mut Incoming, limit: usize) -> Answer<Zeroizing<Vec<u8>>
     Ok(bytes)
 }
 
-/// Goes on reading a refused body for a while, beside its answer. Closing at once would make
-/// the kernel throw away what was sent to us and is not read yet, and with it the answer.
-pub fn discard(mut body: Incoming, limits: &Limits) {
-    let (most, within) = (limits.discard, limits.discard_time);
-    tokio::spawn(tokio::time::timeout(within, async move {
+/// Goes on reading a refused body for a while, beside its answer, and no longer than the server
+/// runs. Closing at once would make the kernel throw away what was sent to us and is not read
+/// yet, and with it the answer; over HTTP/2, curl takes the reset for a broken stream.
+pub fn discard(mut body: Incoming, shared: &Shared) {
+    let (most, within) = (shared.limits.discard, shared.limits.discard_time);
+    let mut stage = shared.stage.clone();
+    let reading = async move {
         let mut seen = 0;
         while let Some(Ok(frame)) = body.frame().await {
             seen += frame.data_ref().map_or(0, |data| data.len());
@@ -74,5 +77,11 @@ pub fn discard(mut body: Incoming, limits: &Limits) {
                 return;
             }
         }
-    }));
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::time::timeout(within, reading) => {}
+            _ = stage.wait_for(|stage| *stage != Stage::Running) => {}
+        }
+    });
 }

@@ -155,7 +155,6 @@ async fn answer(
     mut body: Incoming,
     started: Instant,
 ) -> Outcome {
-    let limits = &connection.shared.limits;
     let mut unread = !body.is_end_stream();
     let prepared = prepare(connection, &found, &parts, &mut body, &mut unread).await;
     let mut outcome = match prepared {
@@ -165,11 +164,12 @@ async fn answer(
     if let Err(NoRoute::Method(allowed)) = &found {
         outcome.allow = HeaderValue::from_str(allowed).ok();
     }
-    if unread && parts.version < Version::HTTP_2 {
-        outcome.close = true;
+    if unread {
+        // Over HTTP/2 only this stream ends, and `Connection` means nothing.
+        outcome.close = parts.version < Version::HTTP_2;
         // Who asked first whether to send is told no, and sends nothing.
         if !parts.headers.contains_key(EXPECT) {
-            body::discard(body, limits);
+            body::discard(body, &connection.shared);
         }
     }
     outcome
@@ -293,7 +293,7 @@ fn response(outcome: Outcome, id: u64) -> Response<Full<Bytes>> {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     const WIRE: HeaderName = HeaderName::from_static(WIRE_HEADER);
-    headers.insert(WIRE, const { wire_version() });
+    headers.insert(WIRE, WIRE_NUMBER);
     if let Some(head) = outcome.head {
         headers.insert(HeaderName::from_static(HEAD_HEADER), head);
     }
@@ -315,7 +315,6 @@ fn response(outcome: Outcome, id: u64) -> Response<Full<Bytes>> {
     response
 }
 
-const fn wire_version() -> HeaderValue {
-    assert!(WIRE_VERSION == 1, "write the number here, too");
-    HeaderValue::from_static("1")
-}
+/// [`WIRE_VERSION`] as a header's value.
+const WIRE_NUMBER: HeaderValue = HeaderValue::from_static("1");
+const _: () = assert!(WIRE_VERSION == 1, "write the number there, too");

@@ -206,15 +206,20 @@ impl Inner {
 
     /// The end of an account's chain as it is committed now.
     pub async fn chain_end(&self, account: AccountId) -> Answer<ChainRow> {
-        if let Some(end) = self.journal.end(account) {
-            return Ok(end);
+        match self.journal.end(account) {
+            Some(end) => Ok(end),
+            None => self.chain_end_now(account).await,
         }
+    }
+
+    /// The same, read from the store; never older than what this process has committed.
+    pub async fn chain_end_now(&self, account: AccountId) -> Answer<ChainRow> {
         let end = match self.load::<ChainRow>(keys::chain(account)).await? {
             Some(end) => *end.row,
             None => ChainRow { seq: 0, hash: GENESIS },
         };
         self.journal.learn(account, end);
-        Ok(end)
+        Ok(self.journal.end(account).unwrap_or(end))
     }
 
     /// The signed head at a known end; the account's row is opened already, or it has no head.

@@ -9,6 +9,7 @@ use crate::core::audit::{Entry, Event};
 use crate::core::backend::{AuditFilter, AuditPage, MAX_WAIT};
 use crate::core::cbor;
 use crate::core::problem::{Answer, Problem};
+use crate::core::token::SessionToken;
 use crate::core::types::WalletAddress;
 
 const PAGE: usize = 200;
@@ -17,14 +18,19 @@ const MAX_PAGE: usize = 1000;
 const MAX_LOOKED_AT: usize = 10_000;
 
 impl Inner {
-    pub async fn query_audit(&self, access: &Access, filter: &AuditFilter) -> Answer<AuditPage> {
+    pub async fn query_audit(
+        &self,
+        session: &SessionToken,
+        mut access: Access,
+        filter: &AuditFilter,
+    ) -> Answer<AuditPage> {
         access.standing()?;
         let limit = filter.limit.unwrap_or(PAGE);
         if !(1..=MAX_PAGE).contains(&limit) {
             return Err(Problem::invalid("limit", format!("limit wants 1 to {MAX_PAGE}")));
         }
         let agent = match (&access.agent, &filter.agent_id) {
-            (_, Some(identity)) => Some(self.audited_agent(access, identity).await?),
+            (_, Some(identity)) => Some(self.audited_agent(&access, identity).await?),
             (Some(own), None) => Some(own.row.wallet),
             (None, None) => None,
         };
@@ -32,12 +38,14 @@ impl Inner {
         let deadline = tokio::time::Instant::now() + wait;
         let mut watch = self.store.watch(&keys::chain(access.account_id()));
         loop {
-            let page = self.page(access, filter, agent, limit).await?;
+            access.standing()?;
+            let page = self.page(&access, filter, agent, limit).await?;
             if !page.events.is_empty() || page.next.is_some() {
                 return Ok(page);
             }
             tokio::select! {
-                () = watch.changed() => {}
+                // The event may be the end of this very session.
+                () = watch.changed() => access = self.authenticate(session).await?,
                 () = tokio::time::sleep_until(deadline) => return Ok(page),
             }
         }
@@ -66,8 +74,9 @@ impl Inner {
         limit: usize,
     ) -> Answer<AuditPage> {
         let account = access.account_id();
-        // The end is read first: what is committed after it belongs to the next page.
-        let end: ChainRow = self.chain_end(account).await?;
+        // The end is read first: what is committed after it belongs to the next page. It is read
+        // from the store, which wakes those who wait before the journal says what it committed.
+        let end: ChainRow = self.chain_end_now(account).await?;
         let head = self.signed_head(&access.account.row, end)?;
         let mut next_seq = filter.from.unwrap_or(1).max(1);
         let mut events = Vec::new();

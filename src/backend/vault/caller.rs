@@ -126,7 +126,7 @@ impl CredentialBackend for Caller {
 
     async fn query_audit(&self, session: &SessionToken, filter: AuditFilter) -> Answer<AuditPage> {
         let access = self.access(session).await?;
-        self.vault.query_audit(&access, &filter).await
+        self.vault.query_audit(session, access, &filter).await
     }
 
     async fn revoke_session(&self, session: &SessionToken, target: RevokeTarget) -> Answer<()> {

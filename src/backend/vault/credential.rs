@@ -10,7 +10,7 @@ use crate::core::audit::{Action, Outcome};
 use crate::core::backend::{CredentialSummary, MAX_CREDENTIAL, Release, ShieldingKey};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
-use crate::core::scope::MAX_SERVICES;
+use crate::core::scope::{MAX_SERVICES, Scope};
 use crate::core::seal::{self, Purpose, SealError};
 use crate::core::secret::{Key32, SecretBytes};
 
@@ -29,12 +29,12 @@ impl From<Problem> for Refusal {
     }
 }
 
-fn out_of_scope(agent: &AgentRow, service: &ServiceName) -> Problem {
+fn out_of_scope(agent: &AgentRow, scope: &Scope, service: &ServiceName) -> Problem {
     let name = agent.name();
     Problem::new(
         Code::Denied,
         format!("access denied: \"{service}\" is outside the scope of agent \"{name}\""),
-        format!("its scope is: {}", agent.scope),
+        format!("its scope is: {scope}"),
         "ask the master for a wider scope",
     )
 }
@@ -113,16 +113,12 @@ impl Inner {
     }
 
     fn may_store(&self, access: &Access, agent: &AgentRow, service: &ServiceName) -> Answer<()> {
-        access.standing()?;
-        if let Some(why) = &agent.revoked {
-            return Err(agent_was_revoked(agent, why));
-        }
         if access.agent.is_none() {
             return Ok(());
         }
         let scope = access.scope_for(agent);
         if !scope.allows(service) {
-            return Err(out_of_scope(agent, service));
+            return Err(out_of_scope(agent, &scope, service));
         }
         if scope.read_only {
             return Err(Problem::new(
@@ -142,7 +138,15 @@ impl Inner {
         service: &ServiceName,
         sealed: &[u8],
     ) -> Answer<bool> {
-        let agent = self.target(access, identity).await?;
+        let agent = match self.reachable(access, identity).await {
+            Ok(agent) => agent,
+            Err((Refusal::Denied(problem), whose)) => {
+                return self
+                    .denied(access, Action::Store, whose.as_deref(), Some(service), problem)
+                    .await;
+            }
+            Err((Refusal::Plain(problem), _)) => return Err(problem),
+        };
         if let Err(problem) = self.may_store(access, &agent.row, service) {
             return self
                 .denied(access, Action::Store, Some(&agent.row), Some(service), problem)
@@ -227,8 +231,8 @@ impl Inner {
         Err(problem)
     }
 
-    /// The agent whose credentials are asked for, if the caller may ask.
-    async fn readable(
+    /// The agent whose credentials are meant, if the caller may touch them.
+    async fn reachable(
         &self,
         access: &Access,
         identity: &AgentIdentity,
@@ -260,17 +264,19 @@ impl Inner {
         agent: &AgentRow,
         service: &ServiceName,
     ) -> Result<Loaded<CredentialRow>, Refusal> {
-        if !access.scope_for(agent).allows(service) {
-            return Err(Refusal::Denied(out_of_scope(agent, service)));
-        }
-        if let Some(found) = self.load(self.credential_key(agent, service)).await? {
+        let scope = access.scope_for(agent);
+        let in_scope = scope.allows(service);
+        if in_scope && let Some(found) = self.load(self.credential_key(agent, service)).await? {
             return Ok(found);
         }
+        // What nobody has is not found, whatever the scope says of it.
         let holders = keys::holders(agent.account, &self.service_mac(service));
         Err(if self.load_all::<AgentLink>(&holders, 1).await?.is_empty() {
             Refusal::Plain(not_stored(agent, service))
-        } else {
+        } else if in_scope {
             Refusal::Denied(not_given(agent, service))
+        } else {
+            Refusal::Denied(out_of_scope(agent, &scope, service))
         })
     }
 
@@ -284,7 +290,7 @@ impl Inner {
         identity: &AgentIdentity,
         service: &ServiceName,
     ) -> Answer<Option<SecretBytes>> {
-        let agent = match self.readable(access, identity).await {
+        let agent = match self.reachable(access, identity).await {
             Ok(agent) => agent,
             Err((Refusal::Denied(problem), whose)) => {
                 return self
@@ -316,7 +322,7 @@ impl Inner {
         access: &Access,
         identity: &AgentIdentity,
     ) -> Answer<Option<Vec<Release>>> {
-        let agent = match self.readable(access, identity).await {
+        let agent = match self.reachable(access, identity).await {
             Ok(agent) => agent,
             Err((Refusal::Denied(problem), whose)) => {
                 return self.denied(access, Action::Read, whose.as_deref(), None, problem).await;

@@ -89,11 +89,10 @@ impl Proposal {
         self.checks.len() + self.writes.len() + self.events.len()
     }
 
+    /// What it adds to a commit. Checks are compared here and never sent to the store; their
+    /// values are shared with what was read.
     fn bytes(&self) -> usize {
-        let checks = self.checks.iter().map(|check| match check {
-            Check::Absent(key) => key.len(),
-            Check::Equals(key, value) => key.len() + value.len(),
-        });
+        let checks = self.checks.iter().map(|check| check.key().len());
         let writes = self.writes.iter().map(|write| match write {
             Write::Put(key, value) => key.len() + value.len(),
             Write::Delete(key) => key.len(),
@@ -402,7 +401,7 @@ impl Task {
                     self.accept(&mut state, &one.proposal).await?;
                     verdicts.push(Ok(()));
                 }
-                Err(Refused::Cell(damaged)) => verdicts.push(Err(damaged.into())),
+                Err(own @ (Refused::Cell(_) | Refused::RolledBack)) => verdicts.push(Err(own)),
                 Err(refused) => return Err(refused),
             }
         }
@@ -494,10 +493,17 @@ impl Task {
         for draft in events {
             if let Entry::Vacant(vacant) = state.ends.entry(draft.account) {
                 let key = keys::chain(draft.account);
-                vacant.insert(match self.store.get(&key).await? {
+                let end: ChainRow = match self.store.get(&key).await? {
                     Some(raw) => self.cells.open(&key, &raw)?,
                     None => ChainRow { seq: 0, hash: GENESIS },
-                });
+                };
+                // An end that went back would have events written over.
+                let known = self.ends.read().unwrap_or_else(|e| e.into_inner());
+                if known.get(&draft.account).is_some_and(|known| known.seq > end.seq) {
+                    return Err(Refused::RolledBack);
+                }
+                drop(known);
+                vacant.insert(end);
             }
         }
         Ok(())

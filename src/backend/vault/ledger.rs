@@ -11,8 +11,8 @@ use crate::core::problem::{Answer, Code, Problem};
 
 /// Movements that are kept of one agent; older ones stay in the audit log alone.
 pub const MAX_MOVEMENTS: usize = 1000;
-/// Longest reference of a debit, in bytes.
-const MAX_REFERENCE: usize = 128;
+/// Longest reference of a debit, in characters.
+const MAX_REFERENCE: usize = 64;
 
 const fn number(layer: Layer) -> u8 {
     match layer {
@@ -86,10 +86,14 @@ impl Inner {
         reference: &str,
     ) -> Answer<Option<Balance>> {
         access.standing()?;
-        if reference.is_empty() || reference.len() > MAX_REFERENCE {
+        if amount == 0 {
+            return Err(Problem::invalid("amount", "amount wants more than 0"));
+        }
+        let printable = reference.bytes().all(|c| c.is_ascii_graphic());
+        if reference.is_empty() || reference.len() > MAX_REFERENCE || !printable {
             return Err(Problem::invalid(
                 "reference",
-                format!("reference wants 1 to {MAX_REFERENCE} bytes"),
+                format!("reference wants 1 to {MAX_REFERENCE} printable ASCII characters"),
             ));
         }
         let agent = self.target(access, identity).await?;

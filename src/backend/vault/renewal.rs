@@ -195,7 +195,8 @@ impl Inner {
         row.session = token.id();
         proposal.writes.push(self.put(line.family.key.clone(), &row)?);
         self.push_renewal(&next, line.family_id, &mut proposal)?;
-        let spent = half(&presented.hash());
+        // A repeated try spends the secret that was lost on its way; its own is noted already.
+        let spent = half(&if fresh { presented.hash() } else { family.current });
         proposal.writes.push(self.note_due(
             line.now.plus_ms(REMEMBER_MS),
             sweep::RENEWAL,

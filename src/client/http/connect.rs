@@ -22,7 +22,7 @@ pub struct Idle {
     pub since: Instant,
 }
 
-enum Failed {
+pub enum Failed {
     /// Nobody listens, or not yet: worth another try.
     Refused(io::Error),
     /// Another try would not help.
@@ -42,8 +42,10 @@ pub async fn with_retries(address: &Address, options: &Options) -> Answer<Sender
             Err(Failed::Refused(why)) => why,
         };
         if tried >= tries {
-            let (address, over) = (address.to_string(), begun.elapsed());
-            return Err(Unreachable { address, tries: tried, over, reason: words(&why) }.into());
+            let (address, over, named_by) =
+                (address.to_string(), begun.elapsed(), options.named_by);
+            let reason = words(&why);
+            return Err(Unreachable { address, tries: tried, over, reason, named_by }.into());
         }
         tokio::time::sleep(pause(options.pauses, tries, tried)).await;
     }
@@ -95,7 +97,8 @@ fn own_uid() -> io::Result<u32> {
     Ok(one.peer_cred()?.uid())
 }
 
-async fn handshake<S>(stream: S) -> Result<Sender, Failed>
+/// Begins HTTP on a connection.
+pub async fn handshake<S>(stream: S) -> Result<Sender, Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -19,13 +19,16 @@ pub struct Unreachable {
     pub over: Duration,
     /// What the system said last.
     pub reason: String,
+    /// What named the address.
+    pub named_by: Option<&'static str>,
 }
 
 impl From<Unreachable> for Problem {
     fn from(of: Unreachable) -> Self {
         let times = if of.tries == 1 { "1 try".to_owned() } else { format!("{} tries", of.tries) };
+        let named = of.named_by.map(|by| format!(" (set by {by})")).unwrap_or_default();
         let cause = format!(
-            "{times} over {:.1} s to connect to {}: {}",
+            "{times} over {:.1} s to connect to {}{named}: {}",
             of.over.as_secs_f64(),
             of.address,
             of.reason

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::layout::{self, Entry, HEAD, Head, PieceId, UserKey};
 use super::place::Place;
 use super::view::{Changes, caught, explain};
+use super::watchdog::Watchdog;
 use super::{Shared, write_lock};
 use crate::backend::store::{Check, CommitError, StoreError, Write};
 use crate::harden::durability;
@@ -47,6 +48,7 @@ struct Trouble {
 pub struct Committer {
     shared: Arc<Shared>,
     place: Place,
+    watchdog: Watchdog,
     head: Head,
     trouble: Option<Trouble>,
     complained: Option<StoreError>,
@@ -65,6 +67,8 @@ impl Committer {
         let mut committer = Self {
             shared,
             place,
+            watchdog: Watchdog::start()
+                .map_err(|error| StoreError::io("the store gets no thread", &error))?,
             head: Head { id: fresh_id, sequence: 0 },
             trouble: None,
             complained: None,
@@ -199,14 +203,14 @@ impl Committer {
             if found == self.head {
                 // Nothing of the failed group was found. Its place in the log may hold half of it
                 // all the same, so the next line's barrier is needed in this case too.
-                return barrier(&db, &[(HEAD.to_vec(), Some(self.head.encode()))].into());
+                return self.barrier(&db, &[(HEAD.to_vec(), Some(self.head.encode()))].into());
             }
             let failed = Head { sequence: self.head.sequence + 1, ..self.head };
             if found != failed || undo.is_empty() {
                 return Err(StoreError::Damaged("it is not as its last commit left it"));
             }
             // The group reached the disk though its callers were told that it did not.
-            barrier(&db, undo)?;
+            self.barrier(&db, undo)?;
             match read_head(&db)? {
                 Some(head) if head == self.head => Ok(()),
                 _ => Err(StoreError::Damaged("a failed commit cannot be taken back")),
@@ -266,11 +270,28 @@ impl Committer {
             undo.insert(key.clone(), db.get(key).map_err(|error| explain(&error))?);
         }
         write_lock(&self.shared.view).undo = undo;
-        barrier(&db, &changes)?;
+        self.barrier(&db, &changes)?;
         self.head = head;
         let done = std::mem::take(&mut write_lock(&self.shared.view).undo);
         drop(done);
         Ok(())
+    }
+
+    /// Writes the changes as one batch, and returns when the kernel says that they are on disk.
+    fn barrier(&self, db: &Db, changes: &Changes) -> Result<(), StoreError> {
+        let before = durability::barriers();
+        let mut batch = Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(&key[..], value.clone()),
+                None => batch.remove(&key[..]),
+            }
+        }
+        durability::expect_pair();
+        self.watchdog
+            .over(db, || db.apply_batch(batch).and_then(|()| db.flush()))
+            .map_err(|error| explain(&error))?;
+        if durability::barriers() == before { Err(StoreError::NoBarrier) } else { Ok(()) }
     }
 }
 
@@ -341,19 +362,4 @@ impl<'a> Plan<'a> {
 fn read_head(db: &Db) -> Result<Option<Head>, StoreError> {
     let raw = db.get(HEAD).map_err(|error| explain(&error))?;
     raw.map(|raw| Head::decode(&raw)).transpose()
-}
-
-/// Writes the changes as one batch, and returns when the kernel says that they are on disk.
-fn barrier(db: &Db, changes: &Changes) -> Result<(), StoreError> {
-    let before = durability::barriers();
-    let mut batch = Batch::default();
-    for (key, value) in changes {
-        match value {
-            Some(value) => batch.insert(&key[..], value.clone()),
-            None => batch.remove(&key[..]),
-        }
-    }
-    durability::expect_pair();
-    db.apply_batch(batch).and_then(|()| db.flush()).map_err(|error| explain(&error))?;
-    if durability::barriers() == before { Err(StoreError::NoBarrier) } else { Ok(()) }
 }

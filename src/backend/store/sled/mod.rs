@@ -1,13 +1,14 @@
 //! The embedded store, over sled.
 //!
 //! Owns the opening of the store and its face to callers; [`committer`] writes, [`view`] reads,
-//! [`layout`] knows the bytes, [`place`] the files. Must never call `flush_async`, which deadlocks
+//! [`layout`] knows the bytes, [`place`] the files, [`watchdog`] a bug. Must never call `flush_async`, which deadlocks
 //! from eight callers on, and must never hand out a sled type.
 
 mod committer;
 mod layout;
 mod place;
 mod view;
+mod watchdog;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,7 +3,7 @@
 //! Owns every look at the file system that is not sled's own. Must never let one commit go to files
 //! that are not those that were opened.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -55,12 +55,32 @@ impl Place {
     /// As [`Self::open`] and [`Self::check`].
     pub fn reopen(&self) -> Result<Db, StoreError> {
         self.check()?;
-        File::open(self.dir.join("db"))
-            .and_then(|file| durability::forget_cached(&file))
-            .map_err(|error| StoreError::io("the store's files cannot be read", &error))?;
+        self.forget()?;
         let db = open_tree(&self.dir, &self.options)?;
         self.check()?;
         Ok(db)
+    }
+
+    /// Makes the next read of the data file one of the disk.
+    ///
+    /// What sled has left unwritten is written first, and a disk that refuses it stays refused: sled
+    /// must not be opened on what only the kernel remembers, since it would build on it.
+    fn forget(&self) -> Result<(), StoreError> {
+        let failed = |error: io::Error| StoreError::io("the store's disk still fails", &error);
+        let file = OpenOptions::new().read(true).write(true).open(self.dir.join("db"));
+        let file = file.map_err(failed)?;
+        // sled's threads hold the lock until the last of them has ended its writing.
+        let patience = Instant::now() + LOCK_PATIENCE;
+        while let Err(error) = file.try_lock() {
+            match error {
+                TryLockError::WouldBlock if Instant::now() < patience => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                TryLockError::WouldBlock => return Err(StoreError::InUse),
+                TryLockError::Error(error) => return Err(failed(error)),
+            }
+        }
+        file.sync_all().and_then(|()| durability::forget_cached(&file)).map_err(failed)
     }
 
     /// Checks that the path still names what was opened.

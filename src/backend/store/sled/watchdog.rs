@@ -84,16 +84,19 @@ fn watch(watched: &Watched) {
         match &*db {
             Some(db) => {
                 // With the error kept, this fails before it writes, and wakes whoever waits.
-                let _ = caught(|| match db.context.global_error() {
-                    Ok(()) => Ok(()),
-                    Err(_) => Ok(drop(db.open_tree("never made"))),
+                let _ = caught(|| {
+                    if db.context.global_error().is_err() {
+                        let _ = db.open_tree("never made");
+                    }
+                    Ok(())
                 });
             }
             None => {
                 // Under the lock: who sets a tree after this sees that it must wake us.
                 watched.asleep.store(true, Ordering::SeqCst);
                 drop(db);
-                while watched.asleep.load(Ordering::SeqCst) && !watched.gone.load(Ordering::SeqCst) {
+                while watched.asleep.load(Ordering::SeqCst) && !watched.gone.load(Ordering::SeqCst)
+                {
                     thread::park();
                 }
             }

@@ -1,0 +1,103 @@
+//! What one command works with: its options, its streams, and its connection, which is made when
+//! it is first needed and never twice.
+use std::ffi::OsString;
+
+use tokio::sync::OnceCell;
+
+use super::args::Global;
+use super::output::Output;
+use super::report::shown;
+use super::session::{Link, Machine, SessionPlace, Wanted};
+use crate::core::backend::AccountBackend;
+use crate::core::problem::{Answer, Problem};
+use crate::core::token::SessionToken;
+
+/// One command's surroundings.
+pub struct Context<'a> {
+    /// The global options.
+    pub global: Global,
+    /// What stood behind `--`, for commands that run a program.
+    pub tail: Option<Vec<OsString>>,
+    /// Its streams.
+    pub out: Output,
+    /// The machine.
+    pub machine: &'a dyn Machine,
+    link: OnceCell<Box<dyn Link>>,
+    token: OnceCell<SessionToken>,
+}
+
+/// A backend, and the session to talk to it with.
+#[derive(Clone, Copy)]
+pub struct Open<'a> {
+    /// The backend.
+    pub backend: &'a dyn AccountBackend,
+    /// The master session.
+    pub token: &'a SessionToken,
+}
+
+impl<'a> Context<'a> {
+    /// The surroundings of one command.
+    pub fn new(global: Global, tail: Option<Vec<OsString>>, machine: &'a dyn Machine) -> Self {
+        let out = Output::new(global.json);
+        Self { global, tail, out, machine, link: OnceCell::new(), token: OnceCell::new() }
+    }
+
+    /// Says something under `--verbose`.
+    pub fn verbose(&self, text: &str) {
+        if self.global.verbose {
+            self.out.say(&format!("agentkeys: {}", shown(text)));
+        }
+    }
+
+    /// The connection.
+    ///
+    /// # Errors
+    /// The backend is not there, or is not one that this version can talk to.
+    pub async fn link(&self) -> Answer<&dyn Link> {
+        let link = self
+            .link
+            .get_or_try_init(async || {
+                let wanted =
+                    Wanted { backend: self.global.backend.clone(), verbose: self.global.verbose };
+                let link = self.machine.connect(&wanted).await?;
+                for note in link.notes() {
+                    self.verbose(&note);
+                }
+                Ok::<_, Problem>(link)
+            })
+            .await?;
+        Ok(&**link)
+    }
+
+    /// The connection with its master session.
+    ///
+    /// # Errors
+    /// As [`Self::link`], and where nobody is signed in.
+    pub async fn open(&self) -> Answer<Open<'_>> {
+        let link = self.link().await?;
+        let token = self
+            .token
+            .get_or_try_init(async || {
+                let token = link.session().await?;
+                let place = match link.session_place() {
+                    SessionPlace::Keyring => "the keyring".to_owned(),
+                    SessionPlace::File(path) => path.display().to_string(),
+                };
+                self.verbose(&format!("session {}, kept in {place}", token.id()));
+                Ok::<_, Problem>(token)
+            })
+            .await?;
+        Ok(Open { backend: link.backend(), token })
+    }
+
+    /// Ends the command: compares and remembers the head of the audit log. A log that was cut
+    /// off or forked is told, and does not undo what the command did.
+    pub async fn close(&self) {
+        let Some(link) = self.link.get() else { return };
+        if let Err(problem) = link.remember_head().await {
+            self.out.warn(&problem.detail);
+            self.out.warn(&problem.cause);
+            self.out.warn("compare with what you know: agentkeys audit verify");
+        }
+    }
+}

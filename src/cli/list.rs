@@ -1,0 +1,103 @@
+//! `agentkeys list`: the agents, or an agent's services; never a value.
+use argh::{ArgsInfo, FromArgs};
+use serde_json::json;
+
+use super::agents::{about, label, maybe_agent};
+use super::context::Context;
+use super::report::CliError;
+use super::{Checked, Finish};
+use crate::core::catalog::variable_for;
+use crate::core::identity::AgentIdentity;
+use crate::core::problem::Problem;
+
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    description = "Lists the agents, or an agent's services. Never shows a value.",
+    example = "agentkeys list",
+    example = "agentkeys list my-agent",
+    example = "agentkeys list --json"
+)]
+/// see above
+pub struct ListArgs {
+    /// agent
+    #[argh(positional, arg_name = "[agent]")]
+    words: Vec<String>,
+}
+
+/// Whose services are listed; without an agent, the agents.
+pub struct List(Option<AgentIdentity>);
+
+impl TryFrom<ListArgs> for List {
+    type Error = Problem;
+
+    fn try_from(raw: ListArgs) -> Result<Self, Problem> {
+        maybe_agent("list", &raw.words).map(Self)
+    }
+}
+
+impl Checked for List {
+    type Raw = ListArgs;
+
+    async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
+        match self.0 {
+            None => agents(context).await?,
+            Some(agent) => services(context, &agent).await?,
+        }
+        Ok(Finish::Done)
+    }
+}
+
+async fn agents(context: &Context<'_>) -> Result<(), CliError> {
+    let open = context.open().await?;
+    let agents = open.backend.list_agents(open.token).await?;
+    if context.out.json {
+        return context.out.object(&json!({ "agents": agents }));
+    }
+    if agents.is_empty() {
+        context.out.say("there is no agent yet; make one: agentkeys store my-agent openrouter");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = agents
+        .iter()
+        .map(|agent| {
+            let state = match &agent.revoked {
+                None => "active".to_owned(),
+                Some(revoked) => format!("revoked {}", day(&revoked.at.for_people())),
+            };
+            vec![label(agent), agent.wallet.to_string(), state]
+        })
+        .collect();
+    context.out.table(&["AGENT", "WALLET", "STATE"], &rows)
+}
+
+async fn services(context: &Context<'_>, agent: &AgentIdentity) -> Result<(), CliError> {
+    let open = context.open().await?;
+    let answer = open.backend.list_credentials(open.token, agent).await;
+    let credentials = about(context, agent, answer).await?;
+    if context.out.json {
+        return context.out.object(&json!({ "agent": agent, "credentials": credentials }));
+    }
+    if credentials.is_empty() {
+        context.out.say(&format!(
+            "{agent} has no credential yet; give it one: agentkeys store {agent} openrouter"
+        ));
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = credentials
+        .iter()
+        .map(|credential| {
+            vec![
+                credential.service.to_string(),
+                variable_for(&credential.service),
+                credential.version.to_string(),
+                credential.stored_at.for_people(),
+            ]
+        })
+        .collect();
+    context.out.table(&["SERVICE", "VARIABLE", "VERSION", "STORED"], &rows)
+}
+
+/// The date of a time as people read it.
+fn day(time: &str) -> &str {
+    time.split(' ').next().unwrap_or(time)
+}

@@ -1,0 +1,109 @@
+//! The machine that a command really runs on: its connection by [`crate::client`].
+use async_trait::async_trait;
+
+use super::clock::now;
+use super::examine;
+use super::session::{Defaults, Fact, Link, Machine, SessionPlace, Wanted};
+use crate::client::connect::{self, Connection, Options, StopOutcome};
+use crate::client::doctor;
+use crate::core::audit::Head;
+use crate::core::backend::{AccountBackend, IdentityProof};
+use crate::core::problem::{Answer, Code};
+use crate::core::token::SessionToken;
+use crate::core::types::AccountId;
+use crate::harden;
+
+/// This machine.
+pub struct ThisMachine;
+
+struct Reached(Connection);
+
+fn options(wanted: &Wanted) -> Options {
+    Options { backend: wanted.backend.clone(), verbose: wanted.verbose }
+}
+
+#[async_trait(?Send)]
+impl Machine for ThisMachine {
+    async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>> {
+        Ok(Box::new(Reached(connect::connect(&options(wanted)).await?)))
+    }
+
+    async fn stop_private(&self) -> Answer<String> {
+        Ok(match connect::stop_private().await? {
+            StopOutcome::Stopped { pid } => {
+                format!("the private backend, process {pid}, has ended")
+            }
+            StopOutcome::NotRunning => "no private backend was running".to_owned(),
+        })
+    }
+
+    async fn facts(&self, wanted: &Wanted) -> Answer<Vec<Fact>> {
+        let found = doctor::facts(&options(wanted)).await?;
+        Ok(examine::facts(&found, &harden::report(), now()))
+    }
+}
+
+#[async_trait(?Send)]
+impl Link for Reached {
+    fn backend(&self) -> &dyn AccountBackend {
+        self.0.backend()
+    }
+
+    fn address(&self) -> String {
+        self.0.address()
+    }
+
+    fn chosen_by(&self) -> &'static str {
+        self.0.chosen_by()
+    }
+
+    async fn session(&self) -> Answer<SessionToken> {
+        if let Err(problem) = self.0.session().await {
+            // Whoever is not signed in at a backend that is not there wants to know the latter.
+            if problem.code == Code::Unauthorized {
+                self.0.http().version().await?;
+            }
+            return Err(problem);
+        }
+        // That a stored session has ended shows when it is used; a private backend's is then
+        // made anew, once, here, and holds for the rest of the command.
+        self.0.with_session(async |backend, session| backend.who_am_i(session).await).await?;
+        self.0.session().await
+    }
+
+    async fn sign_in(&self, proof: IdentityProof) -> Answer<()> {
+        self.0.sign_in(proof).await.map(drop)
+    }
+
+    async fn remember_head(&self) -> Answer<()> {
+        self.0.remember_head().await
+    }
+
+    fn seen_head(&self, account: AccountId) -> Option<Head> {
+        self.0.seen_head(account)
+    }
+
+    fn session_place(&self) -> SessionPlace {
+        match self.0.session_place() {
+            connect::SessionPlace::Keyring => SessionPlace::Keyring,
+            connect::SessionPlace::File(path) => SessionPlace::File(path),
+        }
+    }
+
+    fn defaults(&self) -> Defaults {
+        let names = &self.0.config().names;
+        Defaults {
+            agent: names.agent.clone(),
+            services: names.services.clone(),
+            variables: names
+                .variables
+                .iter()
+                .map(|(name, service)| (name.clone(), service.clone()))
+                .collect(),
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.0.notes().to_vec()
+    }
+}

@@ -1,0 +1,380 @@
+//! `agentkeys run`: an agent's keys as environment variables of a program, which this process
+//! then becomes, so that signals, terminal and exit code are its own.
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process::Command;
+
+use argh::{ArgsInfo, FromArgs};
+use zeroize::Zeroizing;
+
+use super::agents::{about, choose, maybe_agent};
+use super::context::Context;
+use super::env_file::{self, Value};
+use super::report::{CliError, usage};
+use super::{Checked, Finish};
+use crate::core::catalog::{is_variable, variable_for};
+use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::problem::{Code, Problem};
+use crate::core::secret::SecretBytes;
+
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    description = "Runs a program with an agent's keys in its environment, under the names that \
+                   programs expect, such as OPENROUTER_API_KEY. The program takes this one's \
+                   place: signals, terminal and exit code are its own. Our own variables and \
+                   tokens are taken out of its environment.",
+    note = "--env puts a service under another name instead of its usual one; give it twice for \
+            two names. The other services keep theirs, unless --only is there. A line of \
+            --env-file is NAME=agentkeys://service, NAME=agentkeys://agent/service, or \
+            NAME=value; --env wins over it. An agent without keys runs its program all the same, \
+            with a warning.",
+    note = "Exits as the program does; 126 if it cannot be executed, 127 if it is not there.",
+    example = "agentkeys run my-agent -- printenv OPENROUTER_API_KEY",
+    example = "agentkeys run my-agent -- npx some-mcp-server",
+    example = "agentkeys run my-agent --env LLM_KEY=openrouter --only -- python agent.py",
+    example = "agentkeys run --env-file .env.agentkeys -- make test"
+)]
+/// see above
+pub struct RunArgs {
+    /// a service under a name of your choice; may be given again
+    #[argh(option, arg_name = "NAME=service")]
+    env: Vec<String>,
+    /// a file of NAME=agentkeys://service lines
+    #[argh(option, arg_name = "file")]
+    env_file: Option<String>,
+    /// only the services that --env and --env-file name
+    #[argh(switch)]
+    only: bool,
+    /// agent
+    #[argh(positional, arg_name = "[agent]")]
+    words: Vec<String>,
+}
+
+/// Whose keys a program gets, and under which names.
+pub struct Run {
+    agent: Option<AgentIdentity>,
+    named: Vec<(String, ServiceName)>,
+    file: Option<String>,
+    only: bool,
+}
+
+/// Whether a credential may go under a name.
+fn settable(name: &str) -> Result<(), Problem> {
+    let wrong = |why: &str| usage("a variable's name is not valid", why, "write NAME=service");
+    if !is_variable(name) {
+        return Err(wrong("NAME wants letters, digits and underscores, no digit first"));
+    }
+    if is_ours(name.as_bytes()) {
+        return Err(wrong("names that begin with AGENTKEYS_ are our own, and are taken out"));
+    }
+    Ok(())
+}
+
+fn named(text: &str) -> Result<(String, ServiceName), Problem> {
+    let (name, service) = text.split_once('=').ok_or_else(|| {
+        usage("--env is not valid", "there is no = in it", "write --env NAME=service")
+    })?;
+    settable(name)?;
+    Ok((name.to_owned(), service.parse()?))
+}
+
+impl TryFrom<RunArgs> for Run {
+    type Error = Problem;
+
+    fn try_from(raw: RunArgs) -> Result<Self, Problem> {
+        let words = &raw.words;
+        if words.len() > 1 {
+            return Err(usage(
+                "run wants -- before the program",
+                "what stands before -- is the agent, what stands behind it the program",
+                "agentkeys run my-agent -- printenv OPENROUTER_API_KEY",
+            ));
+        }
+        let agent = maybe_agent("run", words)?;
+        let named = raw.env.iter().map(|text| named(text)).collect::<Result<_, _>>()?;
+        Ok(Self { agent, named, file: raw.env_file, only: raw.only })
+    }
+}
+
+/// What each variable holds. The values are wiped when this is dropped.
+type Variables = BTreeMap<String, SecretBytes>;
+
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(b"AGENTKEYS_")
+}
+
+/// Whether a value holds one of our tokens (`agk[mcorp]_` and 72 hex digits).
+fn holds_token(value: &[u8]) -> bool {
+    value.windows(5 + 72).any(|window| {
+        window.starts_with(b"agk")
+            && b"mcorp".contains(&window[3])
+            && window[4] == b'_'
+            && window[5..].iter().all(u8::is_ascii_hexdigit)
+    })
+}
+
+/// The names to be taken out of the program's environment.
+fn taken_out(environment: impl Iterator<Item = (OsString, OsString)>) -> Vec<OsString> {
+    environment
+        .map(|(name, value)| (name, Zeroizing::new(value.into_vec())))
+        .filter(|(name, value)| is_ours(name.as_bytes()) || holds_token(value))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// Services and the names they go under: their usual one, the project's, then the file's, then
+/// `--env`'s. Whoever names a service replaces all that was said before.
+fn names_of(
+    layers: &[Vec<(String, ServiceName)>],
+    services: &[ServiceName],
+    only: bool,
+) -> Vec<(String, ServiceName)> {
+    let mut names: BTreeMap<&ServiceName, Vec<String>> = BTreeMap::new();
+    if !only {
+        for service in services {
+            names.insert(service, vec![variable_for(service)]);
+        }
+    }
+    for layer in layers {
+        let mut fresh: BTreeMap<&ServiceName, Vec<String>> = BTreeMap::new();
+        for (name, service) in layer {
+            fresh.entry(service).or_default().push(name.clone());
+        }
+        names.append(&mut fresh);
+    }
+    let mut out = Vec::new();
+    for (service, variables) in names {
+        out.extend(variables.into_iter().map(|name| (name, service.clone())));
+    }
+    out
+}
+
+fn read_env_file(path: &str) -> Result<Vec<(String, Value)>, Problem> {
+    use std::io::Read as _;
+    let unreadable = |why: String| {
+        usage("the environment file could not be read", why, "name a text file that you can read")
+    };
+    let mut text = Zeroizing::new(String::new());
+    let file = std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
+    file.take(env_file::MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| unreadable(error.to_string()))?;
+    if text.len() as u64 > env_file::MAX_FILE {
+        return Err(unreadable(format!("it has more than {} bytes", env_file::MAX_FILE)));
+    }
+    env_file::parse(&text)
+}
+
+impl Run {
+    /// Fetches what the program is to have.
+    async fn variables(
+        self,
+        context: &Context<'_>,
+    ) -> Result<(AgentIdentity, Variables), CliError> {
+        let Self { agent, named, file, only } = self;
+        let agent = choose(context, agent).await?;
+        let project = context.link().await?.defaults();
+        for (name, _) in &project.variables {
+            settable(name)?;
+        }
+        let mut variables = Variables::new();
+        let mut from_file = Vec::new();
+        let mut others = Vec::new();
+        for (name, value) in file.as_deref().map(read_env_file).transpose()?.unwrap_or_default() {
+            settable(&name)?;
+            match value {
+                Value::Literal(text) => {
+                    variables.insert(name, SecretBytes::new(text.as_bytes().to_vec()));
+                }
+                Value::Credential(None, service) => from_file.push((name, service)),
+                Value::Credential(Some(other), service) => others.push((name, other, service)),
+            }
+        }
+
+        let open = context.open().await?;
+        let mut held: BTreeMap<ServiceName, SecretBytes> = BTreeMap::new();
+        if !only {
+            let answer = open.backend.read_all(open.token, &agent).await;
+            for release in about(context, &agent, answer).await? {
+                held.insert(release.service, release.credential);
+            }
+        }
+        let services: Vec<ServiceName> = held.keys().cloned().collect();
+        let from_project = if only { Vec::new() } else { project.variables };
+        let wanted = names_of(&[from_project, from_file, named], &services, only);
+        for (name, service) in wanted {
+            if !held.contains_key(&service) {
+                // The backend says why it is not among them, and puts the attempt on record.
+                let answer = open.backend.read_credential(open.token, &agent, &service).await;
+                held.insert(service.clone(), about(context, &agent, answer).await?);
+            }
+            let key = held.get(&service).ok_or_else(Problem::internal)?;
+            insert(&mut variables, name, &service, key)?;
+        }
+        for (name, other, service) in others {
+            let answer = open.backend.read_credential(open.token, &other, &service).await;
+            let key = about(context, &other, answer).await?;
+            insert(&mut variables, name, &service, &key)?;
+        }
+        for service in &project.services {
+            if !only && !held.contains_key(service) {
+                context.out.warn(&format!(
+                    "this project uses {service}, which {agent} does not have; \
+                     agentkeys store {agent} {service}"
+                ));
+            }
+        }
+        if held.is_empty() && variables.is_empty() {
+            context.out.warn(&format!("{agent} has no keys; the program runs without any"));
+        }
+        Ok((agent, variables))
+    }
+}
+
+/// Puts a key under a name.
+fn insert(
+    variables: &mut Variables,
+    name: String,
+    service: &ServiceName,
+    key: &SecretBytes,
+) -> Result<(), Problem> {
+    // The plaintext goes into the environment of the program that was asked for.
+    let bytes = key.expose();
+    if bytes.contains(&0) {
+        return Err(Problem::new(
+            Code::Invalid,
+            format!("the {service} key cannot be an environment variable"),
+            "it holds a NUL byte",
+            format!("store it encoded, or read it as it is: agentkeys read <agent> {service}"),
+        ));
+    }
+    variables.insert(name, SecretBytes::new(bytes.to_vec()));
+    Ok(())
+}
+
+impl Checked for Run {
+    type Raw = RunArgs;
+
+    async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
+        let program = match context.tail.as_deref() {
+            Some([program, arguments @ ..]) if !program.is_empty() => (program, arguments),
+            _ => {
+                return Err(usage(
+                    "run wants a program",
+                    "nothing stands behind --",
+                    "agentkeys run my-agent -- printenv OPENROUTER_API_KEY",
+                )
+                .into());
+            }
+        };
+        let mut command = Command::new(program.0);
+        command.args(program.1);
+        for name in taken_out(std::env::vars_os()) {
+            command.env_remove(name);
+        }
+        let (agent, variables) = self.variables(context).await?;
+        for (name, value) in &variables {
+            command.env(name, OsStr::from_bytes(value.expose()));
+        }
+        let names: Vec<&str> = variables.keys().map(String::as_str).collect();
+        context.verbose(&format!("runs as {agent} with {}", names.join(", ")));
+        Ok(Finish::Exec(Box::new(command)))
+    }
+}
+
+/// The problem of a program that could not be started, with the exit code that `env` has for it.
+pub fn not_started(program: &OsStr, error: &std::io::Error) -> CliError {
+    let (code, kind, fix) = if error.kind() == std::io::ErrorKind::NotFound {
+        let fix = "check its spelling and that its folder is in PATH, or name it by its whole path";
+        (127, Code::NotFound, fix)
+    } else {
+        (126, Code::Invalid, "make it executable, or run it by its interpreter")
+    };
+    let mut problem = Problem::new(
+        kind,
+        format!("cannot run \"{}\"", program.to_string_lossy()),
+        error.to_string(),
+        fix,
+    );
+    problem.docs = "docs/errors.md#run".to_owned();
+    CliError::Exit { problem, code }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str) -> ServiceName {
+        name.parse().unwrap()
+    }
+
+    fn pair(name: &str, of: &str) -> (String, ServiceName) {
+        (name.to_owned(), service(of))
+    }
+
+    #[test]
+    fn our_variables_and_tokens_never_reach_the_program() {
+        let token = crate::core::token::SessionToken::master(&[7; 32]);
+        let environment = [
+            ("PATH", "/bin"),
+            ("AGENTKEYS_BACKEND", "unix:/x"),
+            ("AGENTKEYS_", ""),
+            ("MY_TOKEN", token.expose()),
+            ("HEADER", &format!("Bearer {}", token.expose())),
+            ("AGK", "agkm_0123"),
+        ];
+        let environment = environment.map(|(name, value)| (name.into(), value.into()));
+        let out = taken_out(environment.into_iter());
+        assert_eq!(out, ["AGENTKEYS_BACKEND", "AGENTKEYS_", "MY_TOKEN", "HEADER"]);
+    }
+
+    #[test]
+    fn a_name_that_is_chosen_replaces_the_usual_one() {
+        let services = [service("github"), service("openrouter")];
+        let usual = names_of(&[], &services, false);
+        assert_eq!(
+            usual,
+            [pair("GITHUB_TOKEN", "github"), pair("OPENROUTER_API_KEY", "openrouter")]
+        );
+        let project = vec![pair("KEY", "openrouter")];
+        let flags = vec![pair("A", "openrouter"), pair("B", "openrouter")];
+        assert_eq!(
+            names_of(&[project.clone(), vec![], flags.clone()], &services, false),
+            [pair("GITHUB_TOKEN", "github"), pair("A", "openrouter"), pair("B", "openrouter")]
+        );
+        assert_eq!(
+            names_of(&[vec![], vec![], flags], &services, true),
+            [pair("A", "openrouter"), pair("B", "openrouter")]
+        );
+        assert_eq!(
+            names_of(&[project], &services, false),
+            [pair("GITHUB_TOKEN", "github"), pair("KEY", "openrouter")]
+        );
+    }
+
+    #[test]
+    fn a_name_that_no_shell_can_set_is_refused() {
+        for bad in ["openrouter", "1A=openrouter", "A-B=openrouter", "A=", "AGENTKEYS_X=openrouter"]
+        {
+            assert!(named(bad).is_err(), "{bad}");
+        }
+        assert_eq!(named("A=OpenRouter").unwrap(), pair("A", "openrouter"));
+    }
+
+    #[test]
+    fn a_key_with_a_nul_byte_is_refused_by_its_service() {
+        let mut variables = Variables::new();
+        let key = SecretBytes::new(b"a\0secret".to_vec());
+        let problem = insert(&mut variables, "A".into(), &service("pem"), &key).unwrap_err();
+        assert!(problem.detail.contains("pem") && !format!("{problem:?}").contains("secret"));
+    }
+
+    #[test]
+    fn what_cannot_be_started_has_the_exit_code_of_env() {
+        let code = |kind| not_started(OsStr::new("x"), &std::io::Error::from(kind)).exit_code();
+        assert_eq!(code(std::io::ErrorKind::NotFound), 127);
+        assert_eq!(code(std::io::ErrorKind::PermissionDenied), 126);
+        assert_eq!(code(std::io::ErrorKind::IsADirectory), 126);
+    }
+}

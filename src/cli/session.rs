@@ -1,0 +1,147 @@
+//! What a command needs from the outside world, as traits: a connection to a backend, and the
+//! machine that it runs on. `role.rs` supplies both, so that the commands know a backend only as
+//! an [`AccountBackend`], and tests can give them one in process.
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::core::audit::Head;
+use crate::core::backend::{AccountBackend, IdentityProof};
+use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::problem::Answer;
+use crate::core::token::SessionToken;
+use crate::core::types::AccountId;
+
+/// Where the master session is kept between two commands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SessionPlace {
+    /// In the desktop's keyring.
+    Keyring,
+    /// In a file of mode 0600, where there is no keyring.
+    File(PathBuf),
+}
+
+/// How it stands with one thing that `doctor` looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// As it should be.
+    Good,
+    /// It works, and less safely than it could.
+    Warning,
+    /// It does not work.
+    Broken,
+}
+
+/// One line of `doctor`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Fact {
+    /// What was looked at, in a word or two.
+    pub name: String,
+    /// How it stands.
+    pub health: Health,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; absent where there is nothing to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+impl Fact {
+    /// Something that is as it should be.
+    pub fn good(name: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { name: name.into(), health: Health::Good, found: found.into(), fix: None }
+    }
+
+    /// Something that could be safer.
+    pub fn warning(
+        name: impl Into<String>,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        let fix = Some(fix.into());
+        Self { name: name.into(), health: Health::Warning, found: found.into(), fix }
+    }
+
+    /// Something that does not work.
+    pub fn broken(
+        name: impl Into<String>,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        let fix = Some(fix.into());
+        Self { name: name.into(), health: Health::Broken, found: found.into(), fix }
+    }
+}
+
+/// A connection to the backend that this command talks to.
+#[async_trait(?Send)]
+pub trait Link {
+    /// The backend.
+    fn backend(&self) -> &dyn AccountBackend;
+
+    /// Its address: `unix:/...` or `http://127.0.0.1:1234`.
+    fn address(&self) -> String;
+
+    /// What chose it: `--backend`, `AGENTKEYS_BACKEND`, `the config file` or `the default`.
+    fn chosen_by(&self) -> &'static str;
+
+    /// The stored master session. A private backend's is made anew by the peer's uid when there
+    /// is none or it has ended.
+    async fn session(&self) -> Answer<SessionToken>;
+
+    /// Proves an identity, and stores the master session that it gives.
+    async fn sign_in(&self, proof: IdentityProof) -> Answer<()>;
+
+    /// Compares the newest head of an answer with the highest that was seen, and remembers it.
+    ///
+    /// # Errors
+    /// The log was cut off or forked since this client last looked.
+    async fn remember_head(&self) -> Answer<()>;
+
+    /// The highest head that this client has seen of an account.
+    fn seen_head(&self, account: AccountId) -> Option<Head>;
+
+    /// Where the session is kept.
+    fn session_place(&self) -> SessionPlace;
+
+    /// What the project's file and the user's own say of agent, services and variables.
+    fn defaults(&self) -> Defaults;
+
+    /// What connecting did, for `--verbose`; never a secret.
+    fn notes(&self) -> Vec<String>;
+}
+
+/// What is meant where a command does not say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Defaults {
+    /// The agent.
+    pub agent: Option<AgentIdentity>,
+    /// The services that the project uses.
+    pub services: Vec<ServiceName>,
+    /// Variable and service.
+    pub variables: Vec<(String, ServiceName)>,
+}
+
+/// Which backend is wanted, and how much to say about it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// The `--backend` option.
+    pub backend: Option<String>,
+    /// The `--verbose` option.
+    pub verbose: bool,
+}
+
+/// The machine that a command runs on.
+#[async_trait(?Send)]
+pub trait Machine {
+    /// Finds the backend that is configured, or starts the private one.
+    async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>>;
+
+    /// Ends the private backend; says in words what was done.
+    async fn stop_private(&self) -> Answer<String>;
+
+    /// How everything stands, for `doctor`. Starts and changes nothing.
+    async fn facts(&self, wanted: &Wanted) -> Answer<Vec<Fact>>;
+}

@@ -1,0 +1,271 @@
+//! `agentkeys store`: seals a key to the backend and leaves it there for an agent.
+use argh::{ArgsInfo, FromArgs};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::agents::{about, agent_and_service, choose, count, find_or_make, label};
+use super::context::Context;
+use super::report::{CliError, usage};
+use super::secret_input::Source;
+use super::{Checked, Finish};
+use crate::core::backend::{AgentSummary, ShieldingKey};
+use crate::core::catalog;
+use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::problem::{Code, Problem};
+use crate::core::seal::{self, Purpose};
+use crate::core::secret::{Key32, SecretBytes};
+use crate::core::types::{AccountId, KeyId};
+
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    description = "Stores an agent's key for a service. The key is asked for without being shown, \
+                   and is sealed before it leaves this program. An agent that does not exist is \
+                   made; a key that exists is replaced, and its last versions are kept.",
+    note = "[agent] may be left out where there is just one. In place of [-] the key itself may \
+            stand, but then your shell's history has it.",
+    example = "agentkeys store my-agent openrouter",
+    example = "pass show openrouter | agentkeys store my-agent openrouter -",
+    example = "agentkeys store my-agent github --from-env GITHUB_TOKEN",
+    example = "agentkeys store my-agent pem --from-file key.pem",
+    example = "agentkeys store my-agent openrouter --roll-back"
+)]
+/// see above
+pub struct StoreArgs {
+    /// read the key from a file
+    #[argh(option, arg_name = "file")]
+    from_file: Option<String>,
+    /// read the key from an environment variable
+    #[argh(option, arg_name = "name")]
+    from_env: Option<String>,
+    /// bring the version before the current one back
+    #[argh(switch)]
+    roll_back: bool,
+    /// agent, service and source
+    #[argh(positional, arg_name = "[agent] service [-]")]
+    words: Vec<String>,
+}
+
+/// What is stored where.
+pub struct Store {
+    agent: Option<AgentIdentity>,
+    service: ServiceName,
+    /// `None` brings the version before the current one back.
+    source: Option<Source>,
+}
+
+impl TryFrom<StoreArgs> for Store {
+    type Error = Problem;
+
+    fn try_from(raw: StoreArgs) -> Result<Self, Problem> {
+        let mut words: Vec<Zeroizing<String>> = raw.words.into_iter().map(Zeroizing::new).collect();
+        if words.len() > 3 {
+            return Err(usage(
+                "store wants an agent, a service, and at most the key",
+                format!("it was given {}", count(words.len())),
+                "agentkeys store my-agent openrouter",
+            ));
+        }
+        // `store openrouter -`: the last word is the source, and the agent was left out.
+        let has_source =
+            words.len() == 3 || (words.len() == 2 && words.last().is_some_and(|w| **w == "-"));
+        let word = if has_source { words.pop() } else { None };
+        let names: Vec<String> = words.iter().map(|word| word.to_string()).collect();
+        let (agent, service) = agent_and_service("store", &names)?;
+        let source = Source::chosen(raw.from_file, raw.from_env, word)?;
+        let source = match (raw.roll_back, source) {
+            (false, source) => Some(source),
+            (true, Source::Prompt) => None,
+            (true, _) => {
+                return Err(usage(
+                    "--roll-back takes no key",
+                    "it brings an earlier one back",
+                    "leave the key and its source out",
+                ));
+            }
+        };
+        Ok(Self { agent, service, source })
+    }
+}
+
+#[derive(Serialize)]
+struct Stored<'a> {
+    agent: String,
+    wallet: String,
+    agent_created: bool,
+    service: &'a ServiceName,
+    variable: String,
+}
+
+/// What was sealed, and for whom.
+pub struct Sealed {
+    /// The agent.
+    pub agent: AgentSummary,
+    /// Whether it was made for this.
+    pub made: bool,
+    /// The sealed bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Reads a key, warns when it does not look like one of the service, and seals it for the agent,
+/// which is made if need be.
+///
+/// # Errors
+/// There is no usable key, or the backend refuses.
+pub async fn read_and_seal(
+    context: &Context<'_>,
+    agent: Option<AgentIdentity>,
+    service: &ServiceName,
+    source: Source,
+) -> Result<Sealed, CliError> {
+    let agent = choose(context, agent).await?;
+    let prompt = format!("{service} key for {agent} (not shown): ");
+    let key = source.read(&prompt, &context.out)?;
+    // The plaintext is looked at for its shape alone.
+    if let Some(looks) = catalog::looks_wrong(service, key.expose()) {
+        context.out.warn(&format!("a key of {service} {looks}; this one is taken all the same"));
+    }
+    let open = context.open().await?;
+    let me = open.backend.who_am_i(open.token).await?;
+    let shielding = open.backend.shielding_key().await?;
+    let (agent, made) = find_or_make(context, &agent).await?;
+    let bytes = seal_for(&shielding, me.account, &agent, service, &key)?;
+    Ok(Sealed { agent, made, bytes })
+}
+
+/// Seals a key to the shielding key.
+///
+/// # Errors
+/// The backend's key is none that this version can seal to.
+pub fn seal_for(
+    shielding: &ShieldingKey,
+    account: AccountId,
+    agent: &AgentSummary,
+    service: &ServiceName,
+    key: &SecretBytes,
+) -> Result<Vec<u8>, Problem> {
+    let unusable = || {
+        let mut problem = Problem::new(
+            Code::Unavailable,
+            "the backend's shielding key cannot be used",
+            "it is of another suite than this version knows, or does not fit its id",
+            "use the same version on both sides; compare agentkeys --version",
+        );
+        problem.docs = "docs/errors.md#wrong_version".to_owned();
+        problem
+    };
+    if shielding.suite != seal::SUITE || shielding.key_id != KeyId::of(&shielding.public_key) {
+        return Err(unusable());
+    }
+    let random = random_key()?;
+    let purpose = Purpose::credential(account, agent.wallet, service);
+    // The plaintext goes into the sealing and nowhere else.
+    seal::seal(&shielding.public_key, &purpose, key.expose(), &random).map_err(|_| unusable())
+}
+
+/// 32 bytes of the system's randomness.
+fn random_key() -> Result<Key32, Problem> {
+    use ring::rand::SecureRandom;
+    let mut random = Zeroizing::new([0; 32]);
+    ring::rand::SystemRandom::new().fill(&mut *random).map_err(|_| {
+        Problem::new(
+            Code::Unavailable,
+            "the system gave no randomness",
+            "its generator did not answer",
+            "try again",
+        )
+    })?;
+    Ok(Key32::new(*random))
+}
+
+impl Checked for Store {
+    type Raw = StoreArgs;
+
+    async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
+        let Self { agent, service, source } = self;
+        let Some(source) = source else {
+            return roll_back(context, agent, &service).await;
+        };
+        let sealed = read_and_seal(context, agent, &service, source).await?;
+        let open = context.open().await?;
+        let wallet = AgentIdentity::Wallet(sealed.agent.wallet);
+        open.backend.store_credential(open.token, &wallet, &service, sealed.bytes).await?;
+        let name = label(&sealed.agent);
+        if context.out.json {
+            context.out.object(&Stored {
+                wallet: sealed.agent.wallet.to_string(),
+                agent_created: sealed.made,
+                variable: catalog::variable_for(&service),
+                agent: name,
+                service: &service,
+            })?;
+        } else {
+            if sealed.made {
+                context.out.say(&format!("made agent {name} ({})", sealed.agent.wallet));
+            }
+            context.out.say(&format!("stored {service} for {name}"));
+            let variable = catalog::variable_for(&service);
+            context
+                .out
+                .say(&format!("programs find it as {variable}: agentkeys run {name} -- ..."));
+        }
+        Ok(Finish::Done)
+    }
+}
+
+async fn roll_back(
+    context: &Context<'_>,
+    agent: Option<AgentIdentity>,
+    service: &ServiceName,
+) -> Result<Finish, CliError> {
+    let agent = choose(context, agent).await?;
+    let open = context.open().await?;
+    let answer = open.backend.roll_back_credential(open.token, &agent, service).await;
+    let now = about(context, &agent, answer).await?;
+    if context.out.json {
+        context.out.object(&now)?;
+    } else {
+        context.out.say(&format!(
+            "{service} of {agent} is again what it was before, as version {}; {} kept behind it",
+            now.version, now.kept
+        ));
+    }
+    Ok(Finish::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(words: &[&str]) -> Result<Store, Problem> {
+        Store::try_from(StoreArgs {
+            from_file: None,
+            from_env: None,
+            roll_back: false,
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+        })
+    }
+
+    #[test]
+    fn a_dash_behind_the_service_alone_is_standard_input() {
+        let store = checked(&["openrouter", "-"]).unwrap();
+        assert!(store.agent.is_none() && matches!(store.source, Some(Source::Stdin)));
+        let store = checked(&["my-agent", "openrouter", "-"]).unwrap();
+        assert!(store.agent.is_some() && matches!(store.source, Some(Source::Stdin)));
+        let store = checked(&["my-agent", "openrouter"]).unwrap();
+        assert!(store.agent.is_some() && matches!(store.source, Some(Source::Prompt)));
+    }
+
+    #[test]
+    fn no_error_repeats_a_word_since_one_may_be_the_key() {
+        for words in [
+            &["sk-or-v1/secret"][..],
+            &["my-agent", "sk-or-v1/secret"],
+            &["sk-or v1 secret", "openrouter", "-"],
+            &["a", "b", "sk-or-v1/secret", "d"],
+        ] {
+            let problem = checked(words).map(|_| ()).unwrap_err();
+            assert!(!format!("{problem:?}").contains("secret"), "{problem:?}");
+            assert_eq!(problem.code, Code::Invalid);
+        }
+    }
+}

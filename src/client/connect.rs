@@ -1,0 +1,341 @@
+//! How a command reaches its backend: the one that is named, or the private one, with the
+//! session that goes with it and what was seen of its audit log.
+//!
+//! Must never send a session to another backend than the one that gave it.
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::config::{Chooser, Config};
+use super::heads::{Heads, Standing};
+use super::http::{Address, HttpBackend, Options as HttpOptions};
+use super::places::Places;
+use super::private::Private;
+pub use super::private::{StopOutcome, stop_private};
+pub use super::sessions::SessionPlace;
+use super::sessions::Sessions;
+use crate::core::audit::Head;
+use crate::core::backend::{
+    AccountBackend, AuditFilter, ClientInfo, CredentialBackend, IdentityProof, Minted,
+};
+use crate::core::claim::Claim;
+use crate::core::problem::{Answer, Code, Problem};
+use crate::core::token::SessionToken;
+use crate::core::types::{AccountId, SessionId, Timestamp, WalletAddress};
+
+/// What a command line says of the backend.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// The value of `--backend`.
+    pub backend: Option<String>,
+    /// Whether [`Connection::notes`] are wanted.
+    pub verbose: bool,
+}
+
+/// A backend, and this user's session there.
+pub struct Connection {
+    backend: HttpBackend,
+    address: String,
+    config: Config,
+    sessions: Sessions,
+    heads: Heads,
+    held: Mutex<Option<SessionToken>>,
+    notes: Vec<String>,
+}
+
+/// A master session that was just made and stored.
+pub struct SignedIn {
+    /// The session.
+    pub session: SessionToken,
+    /// Its public name.
+    pub session_id: SessionId,
+    /// The account's wallet address.
+    pub wallet: WalletAddress,
+    /// When it ends unless it is used.
+    pub expires_at: Timestamp,
+    /// Where it was stored.
+    pub place: SessionPlace,
+}
+
+/// Finds the backend that is configured, or finds or starts the private one. One that is
+/// configured is not asked anything yet: the first call says whether it is there.
+///
+/// # Errors
+/// `INVALID` for a setting that is not what it may be; `UNAVAILABLE` when the private backend
+/// does not start; `INTERNAL` and `DENIED` for places that are not this user's alone.
+pub async fn connect(options: &Options) -> Result<Connection, Problem> {
+    let places = Places::from_environment()?;
+    let config = Config::load(&places, options.backend.as_deref())?;
+    let private = match config.backend {
+        None => Some(Private::of_this_user(places.clone())?),
+        Some(_) => None,
+    };
+    let sessions = Sessions::new(&places);
+    connect_to(&places, config, private, sessions, options.verbose).await
+}
+
+/// The same with everything given: `private` is the private backend, needed when `config` names
+/// no other.
+///
+/// # Errors
+/// Those of [`connect`].
+pub async fn connect_to(
+    places: &Places,
+    config: Config,
+    private: Option<Private>,
+    sessions: Sessions,
+    verbose: bool,
+) -> Result<Connection, Problem> {
+    let mut notes = Vec::new();
+    let named_by = Some(config.chosen_by.as_str());
+    let http = HttpOptions { named_by, ..HttpOptions::default() };
+    let backend = match (&config.backend, private) {
+        (Some(address), _) => HttpBackend::with_options(address.clone(), http),
+        (None, Some(private)) => {
+            let found = private.find_or_start().await?;
+            if verbose {
+                let pid = found.reached.pid.map_or("of unknown id".to_owned(), |p| p.to_string());
+                let how = if found.started { "started" } else { "found" };
+                notes.push(format!("{how} the private backend, process {pid}"));
+            }
+            let backend = HttpBackend::with_options(Address::Unix(found.socket), http);
+            backend.adopt(found.reached.stream).await;
+            backend
+        }
+        (None, None) => {
+            let fix = "name one with --backend or AGENTKEYS_BACKEND";
+            return Err(Problem::new(Code::Invalid, "there is no backend", "none is named", fix));
+        }
+    };
+    let address = backend.address().to_string();
+    if verbose {
+        notes.push(format!("backend {address}, by {}", config.chosen_by.as_str()));
+        notes.extend(config.project_file.iter().map(|file| format!("read {}", file.display())));
+        notes.extend(config.user_file.iter().map(|file| format!("read {}", file.display())));
+    }
+    Ok(Connection {
+        backend,
+        address,
+        config,
+        sessions,
+        heads: Heads::new(places),
+        held: Mutex::new(None),
+        notes,
+    })
+}
+
+impl Connection {
+    /// The backend.
+    pub fn backend(&self) -> &dyn AccountBackend {
+        &self.backend
+    }
+
+    /// The backend, for what only HTTP has: its health and its version.
+    pub fn http(&self) -> &HttpBackend {
+        &self.backend
+    }
+
+    /// Where it listens: `unix:/...` or `http://127.0.0.1:1234`.
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// What decided that: `--backend`, `AGENTKEYS_BACKEND`, `the config file`, `the default`.
+    pub fn chosen_by(&self) -> &'static str {
+        self.config.chosen_by.as_str()
+    }
+
+    /// Whether it is this user's private backend.
+    pub fn is_private(&self) -> bool {
+        self.config.chosen_by == Chooser::Default
+    }
+
+    /// The settings of this command: the agent, services and variables that files name.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What connecting did, for `--verbose`; never a secret.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The master session of this backend. A private backend's is made when there is none; that
+    /// it has ended is found out by using it, so calls go through [`Connection::with_session`].
+    ///
+    /// # Errors
+    /// `UNAUTHORIZED` when there is none, `INTERNAL` when it cannot be read.
+    pub async fn session(&self) -> Answer<SessionToken> {
+        if let Some(session) = self.held() {
+            return Ok(session);
+        }
+        match self.sessions.get(&self.address).await {
+            Ok(Some(session)) => Ok(self.hold(session)),
+            Ok(None) if self.is_private() => self.make_anew(None).await,
+            Ok(None) => Err(self.not_signed_in()),
+            // A locked keyring need not keep anybody from their own backend: the session then
+            // lasts as long as this command. A file that is not ours alone is another matter.
+            Err(_) if self.is_private() && self.sessions.place() == SessionPlace::Keyring => {
+                Ok(self.hold(self.make().await?.session))
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Calls the backend with the session. Where a private backend's session has ended, one is
+    /// made anew and the call is made a second time; what was denied is never tried again.
+    ///
+    /// # Errors
+    /// Those of `call` and of [`Connection::session`].
+    pub async fn with_session<T>(
+        &self,
+        call: impl AsyncFn(&dyn AccountBackend, &SessionToken) -> Answer<T>,
+    ) -> Answer<T> {
+        let session = self.session().await?;
+        match call(&self.backend, &session).await {
+            Err(problem) if problem.code == Code::Unauthorized && self.is_private() => {
+                // The same code says "not the owner": then the session is as good as before.
+                match self.backend.who_am_i(&session).await {
+                    Err(ended) if ended.code == Code::Unauthorized => {}
+                    _ => return Err(problem),
+                }
+                let session = self.make_anew(Some(&session)).await?;
+                call(&self.backend, &session).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Proves an identity, and stores the master session that it gives.
+    ///
+    /// # Errors
+    /// Those of the backend, and `INTERNAL` when the session cannot be stored.
+    pub async fn sign_in(&self, proof: IdentityProof) -> Answer<SignedIn> {
+        // Before asking, so that no session is made that has no place to go.
+        let change = self.sessions.change().await?;
+        let made = self.backend.create_session(proof, client_info()).await?;
+        let place = self.sessions.put(&change, &self.address, &made.session, now()).await?;
+        let Minted { session, session_id, wallet, expires_at, .. } = made;
+        Ok(SignedIn { session: self.hold(session), session_id, wallet, expires_at, place })
+    }
+
+    /// Forgets the stored session; at the backend it lives on until it ends or is revoked.
+    ///
+    /// # Errors
+    /// `INTERNAL` when what holds it cannot be changed.
+    pub async fn forget_session(&self) -> Answer<()> {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let change = self.sessions.change().await?;
+        self.sessions.forget(&change, &self.address).await
+    }
+
+    /// Where this backend's session is, or would be, kept.
+    pub fn session_place(&self) -> SessionPlace {
+        self.sessions.place()
+    }
+
+    /// Compares the newest head that an answer carried with the highest that was seen of that
+    /// account, and remembers it. Does nothing if there was none.
+    ///
+    /// # Errors
+    /// `INTERNAL`, saying what was seen and when, for a head that is older, forked, or signed by
+    /// another key; and when it cannot be stored.
+    pub async fn remember_head(&self) -> Answer<()> {
+        let Some(head) = self.backend().last_head() else { return Ok(()) };
+        let seen = match self.heads.remember(&head, &self.address, now()).await? {
+            Standing::Behind(seen) => seen,
+            Standing::Advanced | Standing::Unchanged => return Ok(()),
+        };
+        // Another command's answer may have overtaken ours. What is asked for now, after that
+        // head was seen, cannot end before it unless the log was changed.
+        let filter =
+            AuditFilter { from: Some(seen.head.seq), limit: Some(1), ..AuditFilter::default() };
+        let asked = self
+            .with_session(async |backend, session| {
+                backend.query_audit(session, filter.clone()).await
+            })
+            .await;
+        let current = match asked {
+            Ok(page) => page.head,
+            Err(_) => return Err(self.heads.older(&head, &seen)),
+        };
+        let same_log = current.backend_id == head.backend_id && current.account == head.account;
+        if !same_log || current.seq < seen.head.seq {
+            return Err(self.heads.older(&current, &seen));
+        }
+        self.heads.remember(&current, &self.address, now()).await.map(drop)
+    }
+
+    /// The highest head of an account of this backend that was seen.
+    pub fn seen_head(&self, account: AccountId) -> Option<Head> {
+        let seen = match self.backend().last_head() {
+            Some(last) => self.heads.seen(last.backend_id, account).ok().flatten(),
+            None => self.heads.seen_at(&self.address, account),
+        };
+        seen.map(|seen| seen.head)
+    }
+
+    /// Makes a private backend's session by this process's uid and stores it, unless another
+    /// command has stored a newer one than `ended` meanwhile.
+    async fn make_anew(&self, ended: Option<&SessionToken>) -> Answer<SessionToken> {
+        let change = self.sessions.change().await?;
+        match self.sessions.get(&self.address).await {
+            Ok(Some(stored)) if ended.is_none_or(|ended| ended.hash() != stored.hash()) => {
+                return Ok(self.hold(stored));
+            }
+            _ => {}
+        }
+        let made = self.make().await?;
+        match self.sessions.put(&change, &self.address, &made.session, now()).await {
+            // As in `session`: for this command alone.
+            Err(problem) if self.sessions.place() != SessionPlace::Keyring => Err(problem),
+            _ => Ok(self.hold(made.session)),
+        }
+    }
+
+    async fn make(&self) -> Answer<Minted> {
+        self.backend.create_session(IdentityProof::Peer, client_info()).await
+    }
+
+    /// Keeps a session for the rest of this command, and gives it back.
+    fn hold(&self, session: SessionToken) -> SessionToken {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some(copy(&session));
+        session
+    }
+
+    fn held(&self) -> Option<SessionToken> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(copy)
+    }
+
+    fn not_signed_in(&self) -> Problem {
+        let fix = match self.config.chosen_by {
+            Chooser::Flag => format!("agentkeys init --backend {}", self.address),
+            _ => "agentkeys init".to_owned(),
+        };
+        Problem::new(
+            Code::Unauthorized,
+            format!("not signed in at {}", self.address),
+            format!("no session of that backend is stored (it was set by {})", self.chosen_by()),
+            fix,
+        )
+    }
+}
+
+/// Tokens have no `Clone`; here one stays behind for the next call of the same command.
+fn copy(session: &SessionToken) -> SessionToken {
+    SessionToken::parse(session.expose()).expect("a token reads back as itself")
+}
+
+/// What this machine says of itself when it signs in.
+fn client_info() -> ClientInfo {
+    let claim = |text: String| text.trim().parse::<Claim>().ok().filter(|c| !c.as_str().is_empty());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().and_then(claim);
+    let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    ClientInfo { host, user: user.and_then(claim) }
+}
+
+/// This machine's clock.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

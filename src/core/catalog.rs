@@ -1,0 +1,224 @@
+//! The service catalog: for each well-known service its environment variables, its hosts, how
+//! the key is sent, and what a key looks like. The facts stand in `catalog.json`, nothing else
+//! does.
+//!
+//! Must never hold a rule of access: a service that is not in it is as good as one that is.
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use super::identity::ServiceName;
+
+/// One service.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Its name in this program, such as `openrouter`.
+    pub name: ServiceName,
+    /// Its name for people, such as `OpenRouter`.
+    pub title: String,
+    /// The environment variables that its programs read; the first is the one that is set.
+    pub variables: Vec<String>,
+    /// Hosts of its interface, without a scheme.
+    pub hosts: Vec<String>,
+    /// How the key travels in a request.
+    pub sent: Sent,
+    /// What a key looks like; absent where nobody promises anything.
+    #[serde(default)]
+    pub key: Option<KeyShape>,
+}
+
+/// How a key travels in a request. `{}` stands for the key.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sent {
+    /// In a header.
+    Header {
+        /// The header's name.
+        name: String,
+        /// Its value, with `{}` in it.
+        value: String,
+    },
+    /// As a parameter of the query.
+    Query {
+        /// The parameter's name.
+        name: String,
+    },
+    /// Inside the path.
+    Path {
+        /// The beginning of the path, with `{}` in it.
+        begin: String,
+    },
+    /// As HTTP Basic authentication, with the key as the password.
+    Basic {
+        /// The user's name; absent where it differs by account.
+        #[serde(default)]
+        user: Option<String>,
+    },
+}
+
+/// What a key looks like: how it begins and how long it is.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyShape {
+    /// A key begins with one of these.
+    pub prefixes: Vec<String>,
+    /// The same in words, to end the sentence "a key of this service ...".
+    pub looks: String,
+    /// Least length in bytes.
+    #[serde(default)]
+    pub min: Option<usize>,
+    /// Greatest length in bytes.
+    #[serde(default)]
+    pub max: Option<usize>,
+}
+
+static CATALOG: LazyLock<Vec<Service>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("catalog.json")).expect("a test parses the same text")
+});
+
+/// Every service, in the order of the file.
+pub fn all() -> &'static [Service] {
+    &CATALOG
+}
+
+/// The service of that name.
+pub fn find(service: &ServiceName) -> Option<&'static Service> {
+    CATALOG.iter().find(|entry| entry.name == *service)
+}
+
+/// The environment variable that programs expect: the catalog's, or for other services the name
+/// in upper case, with an underscore for what a variable cannot hold, and `_API_KEY`.
+pub fn variable_for(service: &ServiceName) -> String {
+    if let Some(entry) = find(service) {
+        return entry.variables[0].clone();
+    }
+    let mut name = String::with_capacity(service.as_str().len() + 9);
+    // A variable may not begin with a digit; a service may.
+    if service.as_str().starts_with(|c: char| c.is_ascii_digit()) {
+        name.push('_');
+    }
+    name.extend(
+        service
+            .as_str()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }),
+    );
+    name.push_str("_API_KEY");
+    name
+}
+
+/// Whether `name` is a variable that a shell can set.
+pub fn is_variable(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_')
+        && name.len() <= 128
+        && bytes.all(|c| c.is_ascii_alphanumeric() || c == b'_')
+}
+
+/// Says how a key of `service` looks when `key` does not look so; `None` when it does, or when
+/// nothing is known.
+pub fn looks_wrong(service: &ServiceName, key: &[u8]) -> Option<&'static str> {
+    let shape = find(service)?.key.as_ref()?;
+    let begins = shape.prefixes.iter().any(|prefix| key.starts_with(prefix.as_bytes()));
+    let long_enough = shape.min.is_none_or(|min| key.len() >= min);
+    let short_enough = shape.max.is_none_or(|max| key.len() <= max);
+    if begins && long_enough && short_enough { None } else { Some(&shape.looks) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn service(name: &str) -> ServiceName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn the_catalog_parses_and_names_nothing_twice() {
+        let mut names = HashSet::new();
+        assert!(all().len() >= 40, "{} services", all().len());
+        for entry in all() {
+            assert!(names.insert(entry.name.as_str()), "{} twice", entry.name);
+            assert!(!entry.title.is_empty(), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn two_services_never_share_the_variable_that_is_set() {
+        let mut main = HashSet::new();
+        for entry in all() {
+            assert!(main.insert(&entry.variables[0]), "{} of {}", entry.variables[0], entry.name);
+        }
+    }
+
+    #[test]
+    fn every_entry_is_usable_as_it_stands() {
+        for entry in all() {
+            for variable in &entry.variables {
+                assert!(is_variable(variable), "{variable}");
+                assert!(!variable.starts_with("AGENTKEYS_"), "{variable} is ours");
+            }
+            assert!(!entry.hosts.is_empty(), "{}", entry.name);
+            for host in &entry.hosts {
+                assert!(
+                    host.contains('.')
+                        && host.bytes().all(|c| c.is_ascii_lowercase()
+                            || c.is_ascii_digit()
+                            || b".-".contains(&c)),
+                    "{host}"
+                );
+            }
+            match &entry.sent {
+                Sent::Header { name, value } => {
+                    assert!(name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-'));
+                    assert_eq!(value.matches("{}").count(), 1, "{}", entry.name);
+                }
+                Sent::Query { name } => assert!(!name.is_empty()),
+                Sent::Path { begin } => {
+                    assert!(begin.starts_with('/') && begin.matches("{}").count() == 1);
+                }
+                Sent::Basic { .. } => {}
+            }
+            if let Some(shape) = &entry.key {
+                assert!(!shape.prefixes.is_empty() && !shape.looks.is_empty(), "{}", entry.name);
+                assert!(shape.prefixes.iter().all(|prefix| prefix.len() >= 2), "{}", entry.name);
+            }
+        }
+    }
+
+    #[test]
+    fn services_map_to_what_programs_expect() {
+        for (name, variable) in [
+            ("openrouter", "OPENROUTER_API_KEY"),
+            ("OpenRouter", "OPENROUTER_API_KEY"),
+            ("github", "GITHUB_TOKEN"),
+            ("brave", "BRAVE_API_KEY"),
+            ("notion", "NOTION_API_KEY"),
+            ("my-own.thing", "MY_OWN_THING_API_KEY"),
+            ("2captcha", "_2CAPTCHA_API_KEY"),
+        ] {
+            assert_eq!(variable_for(&service(name)), variable);
+            assert!(is_variable(variable));
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_service_looks_wrong() {
+        assert!(looks_wrong(&service("openrouter"), b"ghp_0123456789").is_some());
+        assert!(looks_wrong(&service("openrouter"), b"").is_some());
+        assert_eq!(looks_wrong(&service("openrouter"), b"sk-or-v1-test"), None);
+        assert_eq!(looks_wrong(&service("github"), b"github_pat_11AA"), None);
+        assert_eq!(looks_wrong(&service("unheard-of"), b"anything"), None);
+    }
+
+    #[test]
+    fn what_a_shell_cannot_set_is_no_variable() {
+        for bad in ["", "1A", "A-B", "A B", "A=B", "Ä", "A\0"] {
+            assert!(!is_variable(bad), "{bad:?}");
+        }
+        assert!(is_variable("_A1"));
+    }
+}
