@@ -81,6 +81,18 @@ async fn no_read_that_began_after_a_revoke_is_answered() {
         tried.load(Ordering::Relaxed)
     );
     assert!(answered > 0, "nothing was read");
+    // In the order of the log, which is that of the commits: nothing was released while revoked.
+    let mut revoked = false;
+    for event in &events {
+        match (event.action, event.outcome) {
+            (Action::Revoke, _) => revoked = true,
+            (Action::Reinstate, _) => revoked = false,
+            (Action::Read, Outcome::Allowed) => {
+                assert!(!revoked, "event {} was released after the revoke", event.seq);
+            }
+            _ => {}
+        }
+    }
     assert!(in_revoked >= REVOKES / 10, "only {in_revoked} reads fell into revoked times");
     println!(
         "{answered} reads answered, {in_revoked} wholly within revoked times, {REVOKES} revokes"

@@ -130,8 +130,8 @@ async fn a_scope_change_lasts_beyond_the_next_renewal() {
     assert_eq!(renewed.read("bot", "openrouter").await, b"two");
 }
 
-/// An answered request without a payload, polled after its own time was over, turned in a
-/// loop: such a poll waits, and takes no processor.
+/// An answered request without a payload, polled after its own time was over, was looked at a
+/// thousand times a second: such a poll waits, and takes no processor.
 #[tokio::test]
 async fn a_poll_that_has_nothing_to_wait_for_does_not_spin() {
     let env = TestEnv::new().await;
@@ -147,7 +147,7 @@ async fn a_poll_that_has_nothing_to_wait_for_does_not_spin() {
     assert_eq!(child.backend.poll_rendezvous(&registration, wait).await.unwrap(), None);
     assert!(began.elapsed() >= wait, "it came back early");
     let used = cpu_ticks() - before;
-    assert!(used < 100, "this thread worked for {used} ticks of 10 ms within two seconds");
+    assert!(used < 8, "this thread worked for {used} ticks of 10 ms within two seconds");
 }
 
 /// What the calling thread, which also runs the server of a single-threaded test, has used.
