@@ -359,7 +359,7 @@ impl Inner {
     }
 
     /// A session as it is now, and not as it was before it was ended.
-    async fn session(&self, id: SessionId) -> Answer<Option<Loaded<SessionRow>>> {
+    pub async fn session(&self, id: SessionId) -> Answer<Option<Loaded<SessionRow>>> {
         // Twice, as for an agent.
         for _ in 0..2 {
             let found: Option<Loaded<SessionRow>> =

@@ -274,7 +274,7 @@ impl Inner {
             Progress::Live => self.asker_now(row).await.map(|_| ()),
             Progress::Decided { by, decision, .. } => {
                 let Some(granted) = &decision.granted else { return Ok(()) };
-                let agent = self.load::<AgentRow>(keys::agent(*by, granted.agent)).await?;
+                let agent = self.agent(*by, granted.agent).await?;
                 must_be_active(&agent.ok_or_else(agent_is_gone)?.row)
             }
             Progress::Ended { .. } => Ok(()),
@@ -287,11 +287,11 @@ impl Inner {
         let (Some((account, wallet)), Some(id)) = (row.agent, row.parent_session) else {
             return Ok(None);
         };
-        let agent = self.load::<AgentRow>(keys::agent(account, wallet)).await?;
+        let agent = self.agent(account, wallet).await?;
         let agent = agent.ok_or_else(agent_is_gone)?;
         must_be_active(&agent.row)?;
         let session = self
-            .load::<SessionRow>(keys::session(id))
+            .session(id)
             .await?
             .filter(|session| session.row.revoked.is_none())
             .filter(|session| is_child_of(&session.row, &agent.row))
