@@ -249,15 +249,9 @@ impl Inner {
     async fn recognise(&self, token: &SessionToken) -> Answer<Access> {
         let now = self.clock.now();
         let session_id = token.id();
-        let session = self
-            .load_cached(&self.sessions, keys::session(session_id))
-            .await?
-            .ok_or_else(unknown_session)?;
+        let session = self.session(session_id).await?.ok_or_else(unknown_session)?;
         if !same_hash(&session.row.hash, &token.hash()) {
             return Err(unknown_session());
-        }
-        if self.journal.fences.is_revived(session_id, &session.row) {
-            return Err(answer::cell(super::CellError::Unauthentic));
         }
         let idle = match session.row.kind {
             SessionKind::Master => now.since_ms(session.row.last_used) >= MASTER_IDLE_MS,
@@ -352,11 +346,31 @@ impl Inner {
         account: AccountId,
         wallet: WalletAddress,
     ) -> Answer<Option<Loaded<AgentRow>>> {
-        let found = self.load_cached(&self.agents, keys::agent(account, wallet)).await?;
-        if found.as_ref().is_some_and(|agent| self.journal.fences.is_behind(&agent.row)) {
-            return Err(answer::cell(super::CellError::Unauthentic));
+        // A row may be read just before the commit that puts its fence up, and be compared just
+        // after. One that is read once the fence is up was put back.
+        for _ in 0..2 {
+            let found: Option<Loaded<AgentRow>> =
+                self.load_cached(&self.agents, keys::agent(account, wallet)).await?;
+            if !found.as_ref().is_some_and(|agent| self.journal.fences.is_behind(&agent.row)) {
+                return Ok(found);
+            }
         }
-        Ok(found)
+        Err(answer::cell(super::CellError::Unauthentic))
+    }
+
+    /// A session as it is now, and not as it was before it was ended.
+    pub async fn session(&self, id: SessionId) -> Answer<Option<Loaded<SessionRow>>> {
+        // Twice, as for an agent.
+        for _ in 0..2 {
+            let found: Option<Loaded<SessionRow>> =
+                self.load_cached(&self.sessions, keys::session(id)).await?;
+            let revived =
+                |session: &Loaded<SessionRow>| self.journal.fences.is_revived(id, &session.row);
+            if !found.as_ref().is_some_and(revived) {
+                return Ok(found);
+            }
+        }
+        Err(answer::cell(super::CellError::Unauthentic))
     }
 
     /// The keyed hash under which an identity is indexed.

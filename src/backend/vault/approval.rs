@@ -1,13 +1,12 @@
 //! Auth requests: opened by a child, fetched and answered by a master, once.
-use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use super::access::{Access, agent_not_found, agent_was_revoked, same_hash};
-use super::guess::{Guesser, address_of, address_of_ip, address_of_uid};
+pub use super::guess::Openings;
+use super::guess::{Guesser, address_of};
 use super::journal::Proposal;
 use super::rendezvous::{Parked, changes_at};
-use super::rows::{AgentRow, Bound, Progress, RequestLink, RequestRow, SessionKind, SessionRow};
+use super::rows::{AgentRow, Bound, Progress, RequestLink, RequestRow};
 use super::session::bounded;
 use super::{Inner, Loaded, MAX_TRIES, answer, keys, sweep};
 use crate::backend::peer::Peer;
@@ -17,7 +16,6 @@ use crate::core::backend::{Fetched, OpenRequest, Opened, Pending, Seen};
 use crate::core::decision::Decision;
 use crate::core::otp::{Covered, PairCode};
 use crate::core::problem::{Answer, Code, Problem};
-use crate::core::scope::Scope;
 use crate::core::token::OpenToken;
 use crate::core::types::{Hash32, Nonce, RequestId, Timestamp};
 
@@ -28,83 +26,8 @@ const HIGH_VALUE_MS: u64 = 3 * 60 * 1000;
 const CONFIRM_MS: u64 = 60 * 1000;
 /// A decision may be fetched again this long, and an ended code says so.
 pub const AFTER_MS: u64 = 10 * 60 * 1000;
-/// Live requests of one address, but under `--dev`.
-const MAX_OPEN: usize = 32;
-/// Addresses that are counted at once.
-const MAX_ADDRESSES: usize = 64 * 1024;
 /// Most requests that one account is shown as pending.
 const MAX_PENDING: usize = 1000;
-
-/// Who asked, where only an agent's own session may.
-pub struct Asker {
-    pub agent: Loaded<AgentRow>,
-    pub session: Loaded<SessionRow>,
-}
-
-impl Asker {
-    /// What the session that asked may do now.
-    pub fn scope(&self) -> Scope {
-        match &self.session.row.kind {
-            SessionKind::Child { scope: Some(own), .. } => self.agent.row.scope.and(own),
-            _ => self.agent.row.scope.clone(),
-        }
-    }
-}
-
-/// Live requests by address.
-#[derive(Default)]
-pub struct Openings(Mutex<HashMap<Vec<u8>, Vec<Timestamp>>>);
-
-impl Openings {
-    fn count_in(&self, address: Vec<u8>, now: Timestamp, until: Timestamp) -> Answer<()> {
-        let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if live.len() >= MAX_ADDRESSES && !live.contains_key(&address) {
-            live.retain(|_, ends| ends.iter().any(|end| *end > now));
-            if live.len() >= MAX_ADDRESSES {
-                return Err(too_many_open(60));
-            }
-        }
-        let ends = live.entry(address).or_default();
-        ends.retain(|end| *end > now);
-        if ends.len() >= MAX_OPEN {
-            let seconds = ends.iter().min().map_or(60, |end| end.since_ms(now).div_ceil(1000));
-            return Err(too_many_open(seconds));
-        }
-        ends.push(until);
-        Ok(())
-    }
-
-    fn count_out(&self, address: &[u8], until: Timestamp) {
-        let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let Some(ends) = live.get_mut(address) else { return };
-        if let Some(at) = ends.iter().position(|end| *end == until) {
-            ends.swap_remove(at);
-        }
-        if ends.is_empty() {
-            live.remove(address);
-        }
-    }
-
-    /// Makes room for another request of whoever opened this one, which was answered.
-    pub fn answered(&self, row: &RequestRow) {
-        let address = match (row.saw.uid, row.saw.address.parse()) {
-            (Some(uid), _) => address_of_uid(uid),
-            (None, Ok(ip)) => address_of_ip(ip),
-            (None, Err(_)) => return,
-        };
-        self.count_out(&address, row.live_until);
-    }
-}
-
-fn too_many_open(seconds: u64) -> Problem {
-    Problem::new(
-        Code::RateLimited,
-        "too many open requests",
-        format!("an address may have {MAX_OPEN} requests open at once"),
-        format!("wait {seconds} s, or answer the ones that are open"),
-    )
-    .retry_after(seconds)
-}
 
 const fn life_ms(kind: Kind) -> u64 {
     match kind {
@@ -154,24 +77,6 @@ pub fn not_yours(access: Option<&Access>) -> Problem {
         cause,
         "sign in as the account that owns the agent; a code that another account is confirming \
          is free again after a minute",
-    )
-}
-
-fn agent_is_gone() -> Problem {
-    Problem::new(
-        Code::Unauthorized,
-        "not signed in",
-        "the agent that asks was deleted",
-        "pair it again: start its daemon, then agentkeys approve <code>",
-    )
-}
-
-fn asker_ended(agent: &AgentRow) -> Problem {
-    Problem::new(
-        Code::Denied,
-        format!("access denied: the session that asks for agent \"{}\" was ended", agent.name()),
-        "it was revoked, or the agent was given to another daemon, after the request was opened",
-        "let the agent's daemon ask again",
     )
 }
 
@@ -562,37 +467,6 @@ impl Inner {
             .filter(|request| same_hash(&request.row.open_hash, &open.hash()))
             .ok_or_else(|| not_yours(None))
     }
-
-    /// Refuses a child whose right ended since it asked, or since it was answered.
-    pub async fn still_stands(&self, row: &RequestRow) -> Answer<()> {
-        match &row.progress {
-            Progress::Live => self.asker_now(row).await.map(|_| ()),
-            Progress::Decided { by, decision, .. } => {
-                let Some(granted) = &decision.granted else { return Ok(()) };
-                let agent = self.load::<AgentRow>(keys::agent(*by, granted.agent)).await?;
-                must_be_active(&agent.ok_or_else(agent_is_gone)?.row)
-            }
-            Progress::Ended { .. } => Ok(()),
-        }
-    }
-
-    /// The agent and the session that asked, if the request was opened with one; refuses it
-    /// when the agent was revoked or deleted since, or the session ended.
-    pub async fn asker_now(&self, row: &RequestRow) -> Answer<Option<Asker>> {
-        let (Some((account, wallet)), Some(id)) = (row.agent, row.parent_session) else {
-            return Ok(None);
-        };
-        let agent = self.load::<AgentRow>(keys::agent(account, wallet)).await?;
-        let agent = agent.ok_or_else(agent_is_gone)?;
-        must_be_active(&agent.row)?;
-        let session = self
-            .load::<SessionRow>(keys::session(id))
-            .await?
-            .filter(|session| session.row.revoked.is_none())
-            .filter(|session| is_child_of(&session.row, &agent.row))
-            .ok_or_else(|| asker_ended(&agent.row))?;
-        Ok(Some(Asker { agent, session }))
-    }
 }
 
 /// What the backend itself saw of whoever opened a request.
@@ -632,10 +506,4 @@ pub fn must_be_active(agent: &AgentRow) -> Answer<()> {
         Some(why) => Err(agent_was_revoked(agent, why)),
         None => Ok(()),
     }
-}
-
-/// The child session that a request was opened with, if it still is what it was.
-fn is_child_of(session: &SessionRow, agent: &AgentRow) -> bool {
-    matches!(session.kind, SessionKind::Child { wallet, epoch, .. }
-        if wallet == agent.wallet && epoch == agent.epoch)
 }

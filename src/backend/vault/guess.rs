@@ -1,6 +1,7 @@
-//! Wrong pair codes are counted, for each account and for each address without a session, so
-//! that nobody guesses one and nobody uses up another's tries. The counts are stored: a
-//! restart of the backend forgives nothing.
+//! Wrong pair codes are counted, for each account, for each address without a session and for
+//! each child that opened a request, so that nobody guesses one and nobody uses up another's
+//! tries. The counts are stored: a restart of the backend forgives nothing. Live requests are
+//! counted by address, in memory.
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex as SyncMutex};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex as SyncMutex};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::journal::Proposal;
-use super::rows::GuessRow;
+use super::rows::{GuessRow, RequestRow};
 use super::{Inner, keys, sweep};
 use crate::backend::peer::Peer;
 use crate::core::frame::Frame;
@@ -19,6 +20,10 @@ use crate::core::types::{AccountId, Timestamp};
 /// Wrong codes a minute that are answered; one more is slowed.
 const MOST: usize = 5;
 const WINDOW_MS: u64 = 60_000;
+/// Live requests of one address, but under `--dev`.
+const MAX_OPEN: usize = 32;
+/// Addresses that are counted at once.
+const MAX_ADDRESSES: usize = 64 * 1024;
 /// Callers whose counts are in memory at once.
 const MAX_SEATS: usize = 64 * 1024;
 
@@ -38,17 +43,70 @@ pub fn address_of(peer: &Peer) -> Vec<u8> {
     }
 }
 
-/// See [`address_of`].
-pub fn address_of_ip(ip: IpAddr) -> Vec<u8> {
+fn address_of_ip(ip: IpAddr) -> Vec<u8> {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets()[..8].to_vec(),
     }
 }
 
-/// See [`address_of`].
-pub fn address_of_uid(uid: u32) -> Vec<u8> {
+fn address_of_uid(uid: u32) -> Vec<u8> {
     format!("uid {uid}").into_bytes()
+}
+
+/// Live requests by address.
+#[derive(Default)]
+pub struct Openings(SyncMutex<HashMap<Vec<u8>, Vec<Timestamp>>>);
+
+impl Openings {
+    pub fn count_in(&self, address: Vec<u8>, now: Timestamp, until: Timestamp) -> Answer<()> {
+        let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if live.len() >= MAX_ADDRESSES && !live.contains_key(&address) {
+            live.retain(|_, ends| ends.iter().any(|end| *end > now));
+            if live.len() >= MAX_ADDRESSES {
+                return Err(too_many_open(60));
+            }
+        }
+        let ends = live.entry(address).or_default();
+        ends.retain(|end| *end > now);
+        if ends.len() >= MAX_OPEN {
+            let seconds = ends.iter().min().map_or(60, |end| end.since_ms(now).div_ceil(1000));
+            return Err(too_many_open(seconds));
+        }
+        ends.push(until);
+        Ok(())
+    }
+
+    pub fn count_out(&self, address: &[u8], until: Timestamp) {
+        let mut live = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(ends) = live.get_mut(address) else { return };
+        if let Some(at) = ends.iter().position(|end| *end == until) {
+            ends.swap_remove(at);
+        }
+        if ends.is_empty() {
+            live.remove(address);
+        }
+    }
+
+    /// Makes room for another request of whoever opened this one, which was answered.
+    pub fn answered(&self, row: &RequestRow) {
+        let address = match (row.saw.uid, row.saw.address.parse()) {
+            (Some(uid), _) => address_of_uid(uid),
+            (None, Ok(ip)) => address_of_ip(ip),
+            (None, Err(_)) => return,
+        };
+        self.count_out(&address, row.live_until);
+    }
+}
+
+fn too_many_open(seconds: u64) -> Problem {
+    Problem::new(
+        Code::RateLimited,
+        "too many open requests",
+        format!("an address may have {MAX_OPEN} requests open at once"),
+        format!("wait {seconds} s, or answer the ones that are open"),
+    )
+    .retry_after(seconds)
 }
 
 type Seat = Arc<Mutex<Option<Vec<Timestamp>>>>;

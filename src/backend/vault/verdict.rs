@@ -1,10 +1,11 @@
-//! The master's answer to an auth request. One commit holds the change of state, the minted
+//! The master's answer to an auth request, and what it hangs on: that whoever asked still stands.
+//! One commit holds the change of state, the minted
 //! session, its sealing to the child, and the signed decision.
 use zeroize::Zeroizing;
 
 use super::access::Access;
 use super::agent::NewAgent;
-use super::approval::{AFTER_MS, Asker, must_be_active, not_yours, seen_hash};
+use super::approval::{AFTER_MS, must_be_active, not_yours, seen_hash};
 use super::fence::Fence;
 use super::journal::Proposal;
 use super::rows::{AgentRow, FamilyRow, Progress, RequestRow, Sealed, SessionKind, SessionRow};
@@ -50,6 +51,40 @@ fn claims(details: &Details) -> (Option<String>, Option<String>) {
         Details::Recover(recover) => (text(&recover.host), text(&recover.user)),
         _ => (None, None),
     }
+}
+
+/// Who asked, where only an agent's own session may.
+pub struct Asker {
+    pub agent: Loaded<AgentRow>,
+    pub session: Loaded<SessionRow>,
+}
+
+impl Asker {
+    /// What the session that asked may do now.
+    pub fn scope(&self) -> Scope {
+        match &self.session.row.kind {
+            SessionKind::Child { scope: Some(own), .. } => self.agent.row.scope.and(own),
+            _ => self.agent.row.scope.clone(),
+        }
+    }
+}
+
+fn agent_is_gone() -> Problem {
+    Problem::new(
+        Code::Unauthorized,
+        "not signed in",
+        "the agent that asks was deleted",
+        "pair it again: start its daemon, then agentkeys approve <code>",
+    )
+}
+
+fn asker_ended(agent: &AgentRow) -> Problem {
+    Problem::new(
+        Code::Denied,
+        format!("access denied: the session that asks for agent \"{}\" was ended", agent.name()),
+        "it was revoked, or the agent was given to another daemon, after the request was opened",
+        "let the agent's daemon ask again",
+    )
 }
 
 impl Inner {
@@ -233,6 +268,37 @@ impl Inner {
         Ok(Outcomes { agent: next, scope, minted: None })
     }
 
+    /// Refuses a child whose right ended since it asked, or since it was answered.
+    pub async fn still_stands(&self, row: &RequestRow) -> Answer<()> {
+        match &row.progress {
+            Progress::Live => self.asker_now(row).await.map(|_| ()),
+            Progress::Decided { by, decision, .. } => {
+                let Some(granted) = &decision.granted else { return Ok(()) };
+                let agent = self.agent(*by, granted.agent).await?;
+                must_be_active(&agent.ok_or_else(agent_is_gone)?.row)
+            }
+            Progress::Ended { .. } => Ok(()),
+        }
+    }
+
+    /// The agent and the session that asked, if the request was opened with one; refuses it
+    /// when the agent was revoked or deleted since, or the session ended.
+    pub async fn asker_now(&self, row: &RequestRow) -> Answer<Option<Asker>> {
+        let (Some((account, wallet)), Some(id)) = (row.agent, row.parent_session) else {
+            return Ok(None);
+        };
+        let agent = self.agent(account, wallet).await?;
+        let agent = agent.ok_or_else(agent_is_gone)?;
+        must_be_active(&agent.row)?;
+        let session = self
+            .session(id)
+            .await?
+            .filter(|session| session.row.revoked.is_none())
+            .filter(|session| is_child_of(&session.row, &agent.row))
+            .ok_or_else(|| asker_ended(&agent.row))?;
+        Ok(Some(Asker { agent, session }))
+    }
+
     pub async fn deny(&self, access: &Access, id: RequestId) -> Answer<bool> {
         let request = self.answerable(access, id).await?;
         let mut proposal = access.unchanged();
@@ -341,4 +407,10 @@ fn narrowed(asked: &Scope, grant: &Grant) -> Answer<Scope> {
             if scope.within(asked) { Ok(scope.clone()) } else { Err(wider()) }
         }
     }
+}
+
+/// The child session that a request was opened with, if it still is what it was.
+fn is_child_of(session: &SessionRow, agent: &AgentRow) -> bool {
+    matches!(session.kind, SessionKind::Child { wallet, epoch, .. }
+        if wallet == agent.wallet && epoch == agent.epoch)
 }

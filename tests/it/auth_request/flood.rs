@@ -13,8 +13,6 @@ use crate::env::{TestEnv, loopback};
 
 /// How many.
 pub const COUNT: usize = 100_000;
-/// How many are under way at the same time in each of the tasks.
-const TASKS: usize = 1_000;
 
 /// How many different ones of each there were.
 pub struct Run {
@@ -33,33 +31,23 @@ async fn go() -> Run {
     let env = TestEnv::new().await;
     let vault = env.vault(loopback());
     let mut tasks = tokio::task::JoinSet::new();
-    for task in 0..TASKS {
+    for at in 0..COUNT {
         let vault = Arc::clone(&vault);
         tasks.spawn(async move {
-            let mut had: Vec<Had> = Vec::with_capacity(COUNT / TASKS);
-            for at in 0..COUNT / TASKS {
-                let mut keys = ChildKeys([1; 64]);
-                keys.0[..8].copy_from_slice(&(task as u64).to_be_bytes());
-                keys.0[8..16].copy_from_slice(&(at as u64).to_be_bytes());
-                let details = pair("", Scope::everything());
-                let request = OpenRequest { keys, details, session: None };
-                let opened = vault.open_auth_request(request).await.expect("opens");
-                let token = vault
-                    .register_rendezvous(&opened.open_token, opened.pair_code, keys)
-                    .await
-                    .expect("registers");
-                had.push((
-                    opened.nonce_hash,
-                    opened.id,
-                    opened.pair_code,
-                    opened.open_token.hash(),
-                    token.hash(),
-                ));
-            }
-            had
+            let mut keys = ChildKeys([1; 64]);
+            keys.0[..8].copy_from_slice(&(at as u64).to_be_bytes());
+            let details = pair("", Scope::everything());
+            let request = OpenRequest { keys, details, session: None };
+            let opened = vault.open_auth_request(request).await.expect("opens");
+            let token = vault
+                .register_rendezvous(&opened.open_token, opened.pair_code, keys)
+                .await
+                .expect("registers");
+            let (open, registration) = (opened.open_token.hash(), token.hash());
+            (opened.nonce_hash, opened.id, opened.pair_code, open, registration)
         });
     }
-    let had: Vec<Had> = tasks.join_all().await.into_iter().flatten().collect();
+    let had: Vec<Had> = tasks.join_all().await;
     assert_eq!(had.len(), COUNT);
     let live_codes = super::at_rest::count_of(&env, b'p').await;
     Run {
