@@ -126,7 +126,11 @@ async fn check(server: &Server, acknowledged: &Acknowledged) {
 }
 
 /// Puts the server under load until `stop` ends it.
-async fn under_load(server: Server, acknowledged: &Arc<Acknowledged>, stop: impl AsyncFnOnce(Server)) {
+async fn under_load(
+    server: Server,
+    acknowledged: &Arc<Acknowledged>,
+    stop: impl AsyncFnOnce(Server),
+) {
     let master = Arc::new(server.master().await);
     let tasks: Vec<_> = (0..AGENTS)
         .map(|at| tokio::spawn(load(master.clone(), at, acknowledged.clone())))
