@@ -91,10 +91,10 @@ fn fits(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<(),
     if !right {
         return Err(format!("{at}: {value} is no {}", schema["type"]));
     }
-    if let Some(allowed) = schema["enum"].as_array() {
-        if !allowed.contains(value) {
-            return Err(format!("{at}: {value} is none of {allowed:?}"));
-        }
+    if let Some(allowed) = schema["enum"].as_array()
+        && !allowed.contains(value)
+    {
+        return Err(format!("{at}: {value} is none of {allowed:?}"));
     }
     if let (Some(members), Some(known)) = (value.as_object(), schema["properties"].as_object()) {
         for (name, member) in members {

@@ -8,10 +8,13 @@ use agentkeys::role::{Role, UnknownFirst, role_of};
 
 use crate::home::BINARY;
 
+/// `argv[0]`, the first argument, and the role that they name.
+type Case<'a> = (Option<&'a OsStr>, Option<&'a OsStr>, Result<Role, UnknownFirst>);
+
 #[test]
 fn name_and_first_argument_give_the_role_by_exact_match() {
     let odd = OsStr::from_bytes(b"agent\xffkeys");
-    let table: &[(Option<&OsStr>, Option<&OsStr>, Result<Role, UnknownFirst>)] = &[
+    let table: &[Case<'_>] = &[
         (Some("agentkeys".as_ref()), Some("store".as_ref()), Ok(Role::Cli)),
         (Some("/usr/bin/agentkeys".as_ref()), Some("serve".as_ref()), Ok(Role::Backend)),
         (Some("./agentkeys".as_ref()), Some("audit".as_ref()), Ok(Role::Cli)),
