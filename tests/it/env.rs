@@ -377,17 +377,21 @@ impl Master {
 
     /// Seals a secret for an agent of this account.
     pub async fn seal(&self, agent: WalletAddress, name: &str, secret: &[u8]) -> Vec<u8> {
-        let key = self.backend.shielding_key().await.expect("the shielding key").public_key;
+        self.try_seal(agent, name, secret).await.expect("the shielding key")
+    }
+
+    async fn try_seal(&self, agent: WalletAddress, name: &str, secret: &[u8]) -> Answer<Vec<u8>> {
+        let key = self.backend.shielding_key().await?.public_key;
         let purpose = Purpose::credential(self.account, agent, &service(name));
         let random: [u8; 32] = Entropy::system().bytes().expect("randomness");
-        seal::seal(&key, &purpose, secret, &Key32::new(random)).expect("the key is usable")
+        Ok(seal::seal(&key, &purpose, secret, &Key32::new(random)).expect("the key is usable"))
     }
 
     /// Seals and stores a secret.
     pub async fn try_store(&self, agent: &str, name: &str, secret: &[u8]) -> Answer<()> {
         let wallet =
             self.backend.resolve_identity(&self.session, &id(agent)).await.map(|a| a.wallet);
-        let sealed = self.seal(wallet.unwrap_or(self.wallet), name, secret).await;
+        let sealed = self.try_seal(wallet.unwrap_or(self.wallet), name, secret).await?;
         self.backend.store_credential(&self.session, &id(agent), &service(name), sealed).await
     }
 
