@@ -267,3 +267,36 @@ async fn of_two_wishes_for_one_name_at_once_one_comes_true() {
         assert_ne!(one.name.is_some(), two.name.is_some());
     }
 }
+
+/// A session that is ended while it reads is denied from then on, and told nothing else: not
+/// that the store was altered, not that the backend is busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_ends_while_it_reads_is_denied_and_nothing_else() {
+    let env = TestEnv::new().await;
+    let ada = Arc::new(Master::sign_in(env.vault(loopback()), "ada").await);
+    ada.agent("bot").await;
+    ada.store("bot", "github", b"k").await;
+    for round in 0..150 {
+        let bot = Arc::new(ada.child("bot", Scope::everything()).await);
+        let mut readers = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let bot = Arc::clone(&bot);
+            readers.spawn(async move {
+                loop {
+                    if let Err(problem) = bot.try_read("bot", "github").await {
+                        return problem.code;
+                    }
+                }
+            });
+        }
+        tokio::task::yield_now().await;
+        if round % 2 == 0 {
+            let target = RevokeTarget::Session(bot.session_id);
+            ada.backend.revoke_session(&ada.session, target).await.unwrap();
+        } else {
+            let child = Child::open(&ada.backend, recover("bot")).await;
+            approve_id(&ada, &child).await.unwrap();
+        }
+        assert_eq!(readers.join_all().await, [Code::Denied; 8]);
+    }
+}
