@@ -350,27 +350,68 @@ async fn a_new_folder_is_for_its_owner_only() {
     assert_eq!(fs::metadata(&folder).expect("it is there").mode() & 0o777, 0o700);
 }
 
+/// Copies the files of a store that is closed.
+fn copy_of(folder: &Path, to: &Path) {
+    fs::create_dir(to).expect("it can be made");
+    for entry in fs::read_dir(folder).expect("it can be listed") {
+        let path = entry.expect("it is there").path();
+        if path.is_file() {
+            let name = path.file_name().expect("it has a name");
+            fs::copy(&path, to.join(name)).expect("it can be copied");
+        }
+    }
+}
+
+/// sled alone takes a changed byte for the torn end of a crash and forgets all that came later.
 #[tokio::test]
-async fn damaged_files_are_refused_and_never_a_panic() {
+async fn a_changed_file_is_refused_or_holds_all_that_was_acknowledged() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let folder = dir.path().join("store");
     let mut written = Written::open(&folder);
-    written.commit_many(200).await;
+    written.commit_many(100).await;
     written.store.close().await;
-    let good = fs::read(folder.join("db")).expect("it can be read");
-    for (at, len) in [(0, 4096), (good.len() / 2, 4096), (100, good.len() - 100), (0, good.len())] {
-        let mut bad = good.clone();
-        bad.truncate(good.len());
-        bad[at..(at + len).min(good.len())].iter_mut().for_each(|byte| *byte ^= 0x55);
-        fs::write(folder.join("db"), bad).expect("it can be written");
-        // It opens with less than it had, or it does not open; what it holds is the vault's to judge.
-        if let Ok(store) = SledStore::open(&folder, Options::default()) {
-            let _ = store.get_now(b"row/0/000000000001");
-            let write = Write::Put(b"key".to_vec(), Value::from_static(b"value"));
-            let _ = store.commit(vec![], vec![write]).await;
-            store.close().await;
+    let length = fs::metadata(folder.join("db")).expect("it is there").len() as usize;
+    let mut damages = vec![(0, 4096), (length / 2, 4096), (100, length - 100), (0, length)];
+    damages.extend((0..48).map(|at| (at * length / 48 + at, 1)));
+    let mut refused = 0;
+    for (trial, (at, len)) in damages.into_iter().enumerate() {
+        let copy = dir.path().join(trial.to_string());
+        copy_of(&folder, &copy);
+        let mut bytes = fs::read(copy.join("db")).expect("it can be read");
+        let end = (at + len).min(bytes.len());
+        bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0x55);
+        fs::write(copy.join("db"), bytes).expect("it can be written");
+        match SledStore::open(&copy, Options::default()) {
+            Ok(store) => {
+                let faults = written.ledger.faults(&store).await;
+                assert_eq!(faults, Vec::<String>::new(), "{len} bytes changed at {at}");
+                store.close().await;
+            }
+            Err(StoreError::Damaged(_) | StoreError::Io { .. }) => refused += 1,
+            Err(other) => panic!("{len} bytes changed at {at}: {other}"),
         }
     }
+    assert!(refused > 20, "{refused} changes were noticed");
+    // A log that is cut off, and one without its mark, are refused as well.
+    for damage in ["cut", "no mark", "emptied"] {
+        let copy = dir.path().join(damage);
+        copy_of(&folder, &copy);
+        match damage {
+            "no mark" => fs::remove_file(copy.join("mark")).expect("it is there"),
+            "cut" => {
+                let file = fs::OpenOptions::new().write(true).open(copy.join("db"));
+                let half = length as u64 / 2;
+                file.and_then(|file| file.set_len(half)).expect("it can be cut");
+            }
+            _ => fs::write(copy.join("db"), b"").expect("it can be written"),
+        }
+        let opened = SledStore::open(&copy, Options::default());
+        assert!(matches!(opened, Err(StoreError::Damaged(_))), "{damage} opens");
+    }
+    // The original is as good as it was.
+    let again = SledStore::open(&folder, Options::default()).expect("the store opens");
+    assert_eq!(written.ledger.faults(&again).await, Vec::<String>::new());
+    again.close().await;
 }
 
 /// sled moves large pages to files of their own, which it does not sync. None may come to be.

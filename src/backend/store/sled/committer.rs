@@ -10,6 +10,7 @@ use ::sled::{Batch, Db, IVec};
 use tokio::sync::{mpsc, oneshot};
 
 use super::layout::{self, Entry, HEAD, Head, PieceId, UserKey};
+use super::mark::Mark;
 use super::place::Place;
 use super::view::{Changes, caught, explain};
 use super::watchdog::Watchdog;
@@ -49,6 +50,7 @@ pub struct Committer {
     shared: Arc<Shared>,
     place: Place,
     watchdog: Watchdog,
+    mark: Mark,
     head: Head,
     trouble: Option<Trouble>,
     complained: Option<StoreError>,
@@ -64,9 +66,11 @@ impl Committer {
         place: Place,
         fresh_id: [u8; 16],
     ) -> Result<Self, StoreError> {
+        let (mark, marked) = Mark::open(place.dir())?;
         let mut committer = Self {
             shared,
             place,
+            mark,
             watchdog: Watchdog::start()
                 .map_err(|error| StoreError::io("the store gets no thread", &error))?,
             head: Head { id: fresh_id, sequence: 0 },
@@ -76,11 +80,14 @@ impl Committer {
         committer.place.check_room(0)?;
         let db = committer.db()?;
         caught(|| {
-            match read_head(&db)? {
+            let found = read_head(&db)?;
+            match found {
                 Some(head) => committer.head = head,
                 None if db.is_empty() => {}
                 None => return Err(StoreError::Damaged("its head entry is missing")),
             }
+            Mark::compare(marked, found)?;
+            committer.mark.begin(committer.place.dir(), committer.head)?;
             committer.write(Changes::new())
         })?;
         Ok(committer)
@@ -272,6 +279,7 @@ impl Committer {
         write_lock(&self.shared.view).undo = undo;
         self.barrier(&db, &changes)?;
         self.head = head;
+        self.mark.advance(head);
         let done = std::mem::take(&mut write_lock(&self.shared.view).undo);
         drop(done);
         Ok(())

@@ -6,6 +6,7 @@
 
 mod committer;
 mod layout;
+mod mark;
 mod place;
 mod view;
 mod watchdog;
