@@ -355,7 +355,7 @@ async fn says_ready(mut output: pipe::Receiver) -> bool {
     false
 }
 
-/// The last lines that were written to the log since `begin`, on one line.
+/// Why the backend ended, by what it wrote to the log since `begin`, on one line.
 fn last_words(log: &mut std::fs::File, begin: u64) -> String {
     const MOST: u64 = 4096;
     let end = log.metadata().map_or(begin, |found| found.len());
@@ -366,6 +366,11 @@ fn last_words(log: &mut std::fs::File, begin: u64) -> String {
     }
     let text = String::from_utf8_lossy(&bytes);
     let mut lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    let lines = lines.split_off(lines.len().saturating_sub(6));
-    lines.join("; ").chars().filter(|c| !c.is_control()).collect()
+    // The backend ends with an error as commands do, which names its cause on a line of its own.
+    let cause = lines.iter().rev().find_map(|line| line.strip_prefix("cause "));
+    let words = match cause {
+        Some(cause) => cause.trim().to_owned(),
+        None => lines.split_off(lines.len().saturating_sub(6)).join("; "),
+    };
+    words.chars().filter(|c| !c.is_control()).collect()
 }
