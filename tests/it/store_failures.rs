@@ -66,6 +66,21 @@ impl Written {
         self.commit_many(20).await;
     }
 
+    /// The same where the disk may have lost what it had said to hold: then the store stays
+    /// closed as damaged, and `false` is given.
+    async fn commit_until_accepted_or_damaged(&mut self) -> bool {
+        let patience = Instant::now() + Duration::from_secs(3);
+        while let Err(error) = self.commit().await {
+            if Instant::now() >= patience {
+                assert!(matches!(error, StoreError::Damaged(_)), "it does not recover: {error}");
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.commit_many(20).await;
+        true
+    }
+
     /// Nothing acknowledged is missing, neither now nor after a restart.
     async fn verify(self, dir: &Path) {
         assert_eq!(self.ledger.faults(&self.store).await, Vec::<String>::new());
@@ -146,9 +161,9 @@ async fn a_disk_that_fills_up_in_the_middle_of_a_commit_is_recovered_from() {
 /// The disk below a file system has no room left for blocks that the file system has promised: there
 /// seems to be room, writing is accepted, and the barrier fails.
 ///
-/// Without a journal, which would end the file system at its first failure, and with extents: ext2
-/// keeps a file's map in blocks of their own, and loses those to the same failure, with what was
-/// stored long before. (The store then stays closed as damaged; nothing can bring the file back.)
+/// Without a journal, which would end the file system at its first failure. In some runs the file
+/// system loses the file's map to the failure, and with it what was on the disk before; then the
+/// store must stay closed as damaged, and never go on with less than it has acknowledged.
 #[tokio::test]
 async fn a_failing_barrier_refuses_commits_until_the_disk_works_again() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -176,7 +191,10 @@ async fn a_failing_barrier_refuses_commits_until_the_disk_works_again() {
         assert!(failed, "expected a failed barrier, got {error:?}");
         assert!(written.commit().await.is_err(), "the disk has not changed");
         fs::remove_file(ballast).expect("the ballast can be removed");
-        written.commit_until_accepted().await;
+        if !written.commit_until_accepted_or_damaged().await {
+            eprintln!("the file system lost the file's map: the store stays closed");
+            return;
+        }
     }
     let ledger = written.ledger.clone();
     written.verify(&folder).await;
