@@ -9,6 +9,7 @@
 //! - [`backend`]: the vault, its stores, root-key custody, the HTTP server.
 //! - [`client`]: `CredentialBackend` over HTTP; starts the private backend.
 //! - [`cli`]: one file a command.
+//! - [`daemon`]: pairing, session keeping, MCP, the local socket.
 //! - [`role`]: ties the roles together; the one place that knows them all.
 #![deny(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod backend;
 pub mod cli;
 pub mod client;
 pub mod core;
+pub mod daemon;
 pub mod harden;
 pub mod keyring;
 pub mod role;

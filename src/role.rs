@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use crate::backend::custody::{self, CustodyChoice};
 use crate::backend::http::ListenAddress;
 use crate::backend::serve::{self, ServeError, ServeOptions};
-use crate::cli::args::{unknown_command, wants_json};
+use crate::cli::args::{Global, unknown_command, wants_json};
+use crate::cli::daemon::Daemon;
 use crate::cli::machine::ThisMachine;
 use crate::cli::output::Output;
 use crate::cli::report::{CliError, render, usage};
@@ -19,6 +20,7 @@ use crate::cli::serve::{LogFormat, Serve};
 use crate::cli::{self, Finish, Invocation};
 use crate::client::places::Places;
 use crate::core::problem::{Code, Problem};
+use crate::daemon;
 
 /// What this process is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +29,8 @@ pub enum Role {
     Cli,
     /// The server.
     Backend,
+    /// What holds an agent's session.
+    Daemon,
 }
 
 /// A first argument that names no role and no command.
@@ -35,7 +39,8 @@ pub enum Role {
 pub struct UnknownFirst;
 
 /// Names of the program that stand for a role by themselves.
-const NAMES: &[(&str, Role)] = &[("agentkeys", Role::Cli)];
+const NAMES: &[(&str, Role)] =
+    &[("agentkeys", Role::Cli), ("agentkeysd", Role::Daemon), ("agentkeys-daemon", Role::Daemon)];
 
 /// The role that `argv[0]` and the first argument name, by exact match. A program name that is
 /// not known, such as that of a renamed copy, is as good as `agentkeys`.
@@ -47,10 +52,13 @@ pub fn role_of(name: Option<&OsStr>, first: Option<&OsStr>) -> Result<Role, Unkn
     let by_name = NAMES.iter().find(|(known, _)| file == Some(OsStr::new(known)));
     let role = by_name.map_or(Role::Cli, |(_, role)| *role);
     match first {
+        // By that name the arguments are the daemon's, all of them.
+        _ if role == Role::Daemon => Ok(role),
         None => Ok(role),
         // Options come before the command.
         Some(first) if first.as_encoded_bytes().starts_with(b"-") => Ok(role),
         Some(first) if first == "serve" => Ok(Role::Backend),
+        Some(first) if first == "daemon" => Ok(Role::Daemon),
         Some(first) if cli::first_words().iter().any(|word| first == *word) => Ok(Role::Cli),
         Some(_) => Err(UnknownFirst),
     }
@@ -67,7 +75,11 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
             let first = args.first().map(|first| first.to_string_lossy()).unwrap_or_default();
             Err(unknown_command(&first, cli::first_words()).into())
         }
-        Ok(Role::Cli | Role::Backend) => {
+        Ok(role) => {
+            let mut args = args;
+            if role == Role::Daemon && args.first().is_none_or(|first| first != "daemon") {
+                args.insert(0, "daemon".into());
+            }
             Invocation::read(args).map_err(CliError::from).and_then(play)
         }
     };
@@ -78,8 +90,12 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
 /// known only now.
 fn play(invocation: Invocation) -> Result<u8, CliError> {
     match invocation.as_serve().transpose()? {
-        Some(request) if !request.stop => serve(request).map(|()| 0),
-        _ => command(invocation),
+        Some(request) if !request.stop => return serve(request).map(|()| 0),
+        _ => {}
+    }
+    match invocation.as_daemon().transpose()? {
+        Some(request) => daemon(request, invocation.global),
+        None => command(invocation),
     }
 }
 
@@ -152,6 +168,15 @@ fn serve(request: Serve) -> Result<(), CliError> {
     let (dev, passphrase_fd) = (request.dev, request.passphrase_fd);
     let options = ServeOptions { listen, data, dev, root_key, passphrase_fd, log };
     serve::serve(options).map_err(|error| not_serving(&error).into())
+}
+
+/// An agent's daemon, until its client is gone or it is told to stop.
+fn daemon(request: Daemon, global: Global) -> Result<u8, CliError> {
+    let Daemon { stdio, agent, scope, recover, account, socket, rotate } = request;
+    let Global { json: _, verbose, backend } = global;
+    let options =
+        daemon::Options { stdio, agent, scope, recover, account, socket, rotate, backend, verbose };
+    Ok(daemon::run(options)?)
 }
 
 /// What the log has said already, for the person who started the backend by hand.

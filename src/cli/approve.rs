@@ -75,7 +75,7 @@ pub fn pair_code(command: &str, words: &[String]) -> Result<PairCode, Problem> {
 }
 
 /// Reads `a,b`, `all` or `none`, each with `:ro` behind it or without.
-fn scope(text: &str) -> Result<Scope, Problem> {
+pub(super) fn scope(text: &str) -> Result<Scope, Problem> {
     let (services, read_only) = match text.strip_suffix(":ro") {
         Some(services) => (services, true),
         None => (text, false),

@@ -24,6 +24,7 @@ pub mod approve;
 pub mod audit_verify;
 pub mod balance;
 pub mod completions;
+pub mod daemon;
 pub mod deny;
 pub mod doctor;
 pub mod feedback;
@@ -156,6 +157,7 @@ pub const COMMANDS: &[Command] = &[
     command!("fund", Record, fund::Fund),
     command!("doctor", Machine, doctor::Doctor),
     command!("serve", Machine, serve::Serve),
+    command!("daemon", Machine, daemon::Daemon),
     command!("feedback", Machine, feedback::Feedback),
     command!("completions", Machine, completions::Completions),
 ];
@@ -201,6 +203,17 @@ impl Invocation {
         match &self.asked {
             Asked::Command { name: "serve", words, .. } => Some(
                 args::parse::<serve::ServeArgs>("serve", words).and_then(serve::Serve::try_from),
+            ),
+            _ => None,
+        }
+    }
+
+    /// What `daemon` was asked to be, if this line is for it.
+    pub fn as_daemon(&self) -> Option<Result<daemon::Daemon, Problem>> {
+        match &self.asked {
+            Asked::Command { name: "daemon", words, .. } => Some(
+                args::parse::<daemon::DaemonArgs>("daemon", words)
+                    .and_then(daemon::Daemon::try_from),
             ),
             _ => None,
         }

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::core::identity::Alias;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::types::{Hash32, to_hex};
 use crate::harden;
@@ -107,6 +108,38 @@ impl Places {
         self.state.join("backend.lock")
     }
 
+    /// The daemon's own folder, below the home folder: the mirror of each agent's session.
+    ///
+    /// # Errors
+    /// `INVALID` when the environment names no home folder.
+    pub fn daemon_folder(&self) -> Answer<PathBuf> {
+        let home = self.home.as_ref().ok_or_else(|| homeless("HOME", None))?;
+        Ok(home.join(".agentkeys"))
+    }
+
+    /// The mirror of the session of the agent that this machine calls `name`; of the one that
+    /// has no name here when there is none.
+    ///
+    /// # Errors
+    /// Those of [`Places::daemon_folder`].
+    pub fn mirror_file(&self, name: Option<&Alias>) -> Answer<PathBuf> {
+        Ok(self.daemon_folder()?.join(of_agent("session", name)))
+    }
+
+    /// What the holder of that agent's session has locked for as long as it lives.
+    ///
+    /// # Errors
+    /// Those of [`Places::daemon_folder`].
+    pub fn holder_lock(&self, name: Option<&Alias>) -> Answer<PathBuf> {
+        Ok(self.daemon_folder()?.join(of_agent("lock", name)))
+    }
+
+    /// Where the holder of that agent's session listens unless it is told otherwise.
+    pub fn holder_socket(&self, name: Option<&Alias>) -> PathBuf {
+        let [socket, _] = self.sockets();
+        socket.with_file_name(format!("{}.sock", of_agent("agent", name)))
+    }
+
     /// The home folder, if the environment names one.
     pub fn home(&self) -> Option<&Path> {
         self.home.as_deref()
@@ -161,6 +194,14 @@ impl Places {
     pub fn with_temporary(mut self, temporary: PathBuf) -> Self {
         self.temporary = temporary;
         self
+    }
+}
+
+/// A file's name for an agent. Aliases hold no `/`, and none begins with a dot.
+fn of_agent(file: &str, name: Option<&Alias>) -> String {
+    match name {
+        Some(name) => format!("{file}@{}", name.folded()),
+        None => file.to_owned(),
     }
 }
 

@@ -1,0 +1,233 @@
+//! The session holder: what a daemon's own MCP server, later daemons of the same agent, and
+//! programs beside it may ask of the one process that holds the agent's session.
+//!
+//! [`SessionHolder`] is the seam between who holds the session and who asks; the shapes of the
+//! Unix socket's line protocol stand here too, so that both ends are written against one file:
+//! one JSON object a line, an [`Ask`] in, a [`Reply`] with the same `id` out, in any order.
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::auth_request::Kind;
+use super::backend::{CredentialSummary, Release};
+use super::claim::Reason;
+use super::identity::ServiceName;
+use super::problem::Problem;
+use super::scope::Scope;
+use super::secret::SecretBytes;
+use super::types::{Timestamp, WalletAddress};
+
+/// Longest line that a holder reads, in bytes.
+pub const MAX_ASK: usize = 4 * 1024;
+/// Longest line that a holder answers with, in bytes: every credential that a scope can name, at
+/// its largest, in base64, would be more; the answer is then a problem.
+pub const MAX_REPLY: usize = 8 * 1024 * 1024;
+
+/// A request that a person has not answered yet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waiting {
+    /// What is asked for.
+    pub kind: Kind,
+    /// What to type on the master's machine, shown as `ABCD-EFGH`.
+    pub pair_code: String,
+    /// Six digits that `approve` shows too, to be compared.
+    pub otp: String,
+    /// Until when the code can be fetched.
+    pub expires_at: Timestamp,
+    /// The command for the master's machine.
+    pub command: String,
+}
+
+/// Why a holder did not do it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// A person has to answer first.
+    Waiting(Waiting),
+    /// It cannot.
+    Problem(Problem),
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+/// What every operation of a holder answers.
+pub type Held<T> = Result<T, Refusal>;
+
+/// How a holder's session stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SessionState {
+    /// There is none, and nothing was asked for yet.
+    Unpaired,
+    /// A request waits for its answer.
+    Waiting(Waiting),
+    /// There is one.
+    Paired {
+        /// When it ends unless it is renewed.
+        expires_at: Timestamp,
+        /// A request of the agent's own (scope, keys) that waits for its answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asks: Option<Waiting>,
+    },
+    /// It was ended, and why.
+    Ended(Problem),
+}
+
+/// One protection of the holder's process, as the kernel reports it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Protection {
+    /// Its name.
+    pub name: String,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// Whether the daemon does not start without it.
+    pub required: bool,
+    /// What was read back.
+    pub detail: String,
+}
+
+/// What a holder says of itself. Asking changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// Its process id.
+    pub pid: u32,
+    /// The backend that it talks to; absent when none is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// The agent that it is, once it was paired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<WalletAddress>,
+    /// Fingerprint of the account and master key that it is pinned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Its session.
+    pub session: SessionState,
+    /// Counts up with each change of session, scope or pending request.
+    pub generation: u64,
+    /// Where the mirror is, and whether a keyring seals it.
+    pub mirror: String,
+    /// Its process's protections.
+    pub protections: Vec<Protection>,
+}
+
+/// An agent's credentials as its own session sees them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listing {
+    /// The agent.
+    pub agent: WalletAddress,
+    /// Its credentials inside the session's scope, never a value.
+    pub credentials: Vec<CredentialSummary>,
+}
+
+/// What became of a wish for access.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// The scope allows it already.
+    Allowed,
+    /// A person has to answer.
+    Waiting(Waiting),
+}
+
+/// Who holds an agent's session.
+#[async_trait]
+pub trait SessionHolder: Send + Sync {
+    /// How it stands; never opens a request and never asks the backend.
+    async fn standing(&self) -> Held<Standing>;
+
+    /// Returns once the generation is another than `seen`, with the new one. May return early
+    /// with `seen` itself.
+    async fn changed(&self, seen: u64) -> Held<u64>;
+
+    /// One credential's plaintext. Opens a request where there is no session.
+    async fn read(&self, service: &ServiceName) -> Held<SecretBytes>;
+
+    /// All the agent's credentials inside the scope.
+    async fn read_all(&self) -> Held<Vec<Release>>;
+
+    /// Which credentials there are.
+    async fn list(&self) -> Held<Listing>;
+
+    /// Asks the master for one more service. The same wish asked again while it waits is the
+    /// same request.
+    async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access>;
+
+    /// Asks the master to take new keys in place of the present ones.
+    async fn rotate(&self) -> Held<Waiting>;
+}
+
+/// One question of the line protocol.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// Chosen by who asks; the reply carries it.
+    pub id: u64,
+    /// What is asked.
+    pub ask: Question,
+}
+
+/// What can be asked; one a method of [`SessionHolder`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Question {
+    /// See [`SessionHolder::standing`].
+    Standing {},
+    /// See [`SessionHolder::changed`].
+    Changed {
+        /// The generation that is known.
+        seen: u64,
+    },
+    /// See [`SessionHolder::read`].
+    Read {
+        /// Of which service.
+        service: ServiceName,
+    },
+    /// See [`SessionHolder::read_all`].
+    ReadAll {},
+    /// See [`SessionHolder::list`].
+    List {},
+    /// See [`SessionHolder::request_access`].
+    RequestAccess {
+        /// To which service.
+        service: ServiceName,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Reason>,
+    },
+    /// See [`SessionHolder::rotate`].
+    Rotate {},
+}
+
+/// One answer of the line protocol.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reply<T> {
+    /// The question's.
+    pub id: u64,
+    /// What it gives; absent when it was refused.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub ok: Option<T>,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refusal>,
+}
+
+const fn none<T>() -> Option<T> {
+    None
+}
+
+/// What the scope of a wish is: the present one and one service more.
+pub fn widened(scope: &Scope, service: &ServiceName) -> Scope {
+    let mut wider = scope.clone();
+    if let Some(services) = &mut wider.services {
+        services.insert(service.clone());
+    }
+    wider
+}
