@@ -11,7 +11,8 @@ use crate::core::secret::SecretBytes;
 use crate::harden;
 use secret_service::{Collection, EncryptionType, SecretService};
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub enum Kind {
     RootKey,
     /// A client's master session.
     Session,
+    /// What seals the mirror of a daemon's session.
+    Mirror,
 }
 
 /// The name of one secret in the keyring.
@@ -105,6 +108,12 @@ impl Item {
         Self { kind: Kind::Session, id: id.to_owned(), label }
     }
 
+    /// The key that seals the mirror of a daemon's session, at this path.
+    pub fn mirror(path: &str) -> Self {
+        let label = format!("AgentKeys key of {path}");
+        Self { kind: Kind::Mirror, id: path.to_owned(), label }
+    }
+
     /// What the keyring's own program shows for it.
     pub fn label(&self) -> &str {
         &self.label
@@ -114,6 +123,7 @@ impl Item {
         let kind = match self.kind {
             Kind::RootKey => "root-key",
             Kind::Session => "session",
+            Kind::Mirror => "mirror",
         };
         HashMap::from([("application", APPLICATION), ("kind", kind), ("id", &self.id)])
     }
@@ -175,6 +185,37 @@ impl BusAddress {
         }
         Ok(Self(address.to_owned()))
     }
+
+    /// The sockets in the file system that it names; an abstract one has no place there.
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        let pairs = self.0.split(';').filter_map(|one| one.strip_prefix("unix:"));
+        let paths = pairs.flat_map(|pairs| pairs.split(',')).filter_map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            matches!(key, "path" | "dir" | "tmpdir").then(|| PathBuf::from(unescape(value)))
+        });
+        paths.collect()
+    }
+}
+
+/// Takes [`escape`] back.
+fn unescape(text: &str) -> OsString {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let coded = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
+        match coded.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    OsString::from_vec(out)
 }
 
 /// Escapes a path for an address (D-Bus specification, "Server Addresses").

@@ -7,6 +7,7 @@ use super::context::Context;
 use super::report::{CliError, usage};
 use super::{Checked, Finish};
 use crate::core::identity::{AgentIdentity, Alias};
+use crate::core::pin::Fingerprint;
 use crate::core::problem::Problem;
 use crate::core::scope::Scope;
 
@@ -61,8 +62,8 @@ pub struct Daemon {
     pub scope: Scope,
     /// The agent to go on as.
     pub recover: Option<AgentIdentity>,
-    /// The account that it must be, in the words of the option.
-    pub account: Option<String>,
+    /// The account that it must be.
+    pub account: Option<Fingerprint>,
     /// Where its socket is.
     pub socket: Option<PathBuf>,
     /// New keys.
@@ -102,7 +103,7 @@ impl TryFrom<DaemonArgs> for Daemon {
                 None => Scope::everything(),
             },
             recover: recover.map(|name| name.parse()).transpose()?,
-            account: pinned.or(raw.account),
+            account: pinned.or(raw.account).map(|text| text.parse()).transpose()?,
             socket: raw.socket.map(PathBuf::from),
             rotate: raw.rotate,
         })
@@ -137,9 +138,10 @@ mod tests {
 
     #[test]
     fn what_is_recovered_may_name_its_account_behind_a_hash() {
-        let daemon = read("daemon --recover my-bot#abcd --stdio").unwrap();
+        let account = "abcd-efgh-jkmn-pqrs-tvwx-yz01-2345-6789";
+        let daemon = read(&format!("daemon --recover my-bot#{account} --stdio")).unwrap();
         assert_eq!(daemon.recover, Some("my-bot".parse().unwrap()));
-        assert_eq!(daemon.account.as_deref(), Some("abcd"));
+        assert_eq!(daemon.account, Some(account.parse().unwrap()));
         assert!(daemon.stdio);
         assert_eq!(read("daemon --recover my-bot").unwrap().account, None);
     }
@@ -150,6 +152,7 @@ mod tests {
             ("daemon --recover a#b --account c", "account"),
             ("daemon --recover a --services b", "--recover"),
             ("daemon --agent ..", "alias"),
+            ("daemon --recover a#abcd", "fingerprint"),
             ("daemon --services a,,b", "--scope"),
         ] {
             let problem = read(line).unwrap_err();

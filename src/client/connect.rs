@@ -327,7 +327,7 @@ fn copy(session: &SessionToken) -> SessionToken {
 }
 
 /// What this machine says of itself when it signs in.
-fn client_info() -> ClientInfo {
+pub fn client_info() -> ClientInfo {
     let claim = |text: String| text.trim().parse::<Claim>().ok().filter(|c| !c.as_str().is_empty());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().and_then(claim);
     let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
@@ -335,7 +335,7 @@ fn client_info() -> ClientInfo {
 }
 
 /// This machine's clock.
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

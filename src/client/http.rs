@@ -180,6 +180,13 @@ impl HttpBackend {
         }
     }
 
+    /// Closes the connections that no call has used for `idle`. What was sent and received over
+    /// one stays in its buffers until then.
+    pub fn hang_up(&self, idle: Duration) {
+        let mut kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|connection| connection.since.elapsed() < idle);
+    }
+
     fn head_seq(&self) -> Option<u64> {
         let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
         head.as_ref().map(|head| head.seq)

@@ -11,6 +11,7 @@ use super::auth_request::Kind;
 use super::backend::{CredentialSummary, Release};
 use super::claim::Reason;
 use super::identity::ServiceName;
+use super::pin::Fingerprint;
 use super::problem::Problem;
 use super::scope::Scope;
 use super::secret::SecretBytes;
@@ -36,6 +37,9 @@ pub struct Waiting {
     pub expires_at: Timestamp,
     /// The command for the master's machine.
     pub command: String,
+    /// Why the session before it ended, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<Problem>,
 }
 
 /// Why a holder did not do it.
@@ -72,6 +76,9 @@ pub enum SessionState {
         /// A request of the agent's own (scope, keys) that waits for its answer.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         asks: Option<Waiting>,
+        /// What became of the last one, if it was not granted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<Problem>,
     },
     /// It was ended, and why.
     Ended(Problem),
@@ -103,9 +110,12 @@ pub struct Standing {
     /// The agent that it is, once it was paired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<WalletAddress>,
-    /// Fingerprint of the account and master key that it is pinned to.
+    /// The account and master key that it is pinned to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub account: Option<String>,
+    pub account: Option<Fingerprint>,
+    /// Whether it was this holder's first approval that pinned them, and nothing beforehand: then
+    /// whoever reads its answers is told both once.
+    pub pinned_by_first_approval: bool,
     /// Its session.
     pub session: SessionState,
     /// Counts up with each change of session, scope or pending request.

@@ -14,6 +14,7 @@ pub mod holder;
 pub mod identity;
 pub mod otp;
 pub mod payment;
+pub mod pin;
 pub mod problem;
 pub mod scope;
 pub mod seal;

@@ -134,6 +134,10 @@ pub struct Fields {
     /// Seconds after which it may work, for `RATE_LIMITED` and `UNAVAILABLE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
+    /// Whether the session or renewal secret is over for good, so that nothing but pairing the
+    /// agent again helps. Absent when it is not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pair_again: bool,
 }
 
 /// A problem, boxed so that results stay small.
@@ -158,12 +162,19 @@ impl Problem {
             cause: cause.into(),
             fix: fix.into(),
             retry_after: None,
+            pair_again: false,
         }))
     }
 
     /// The same, to be tried again after `seconds`.
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.0.retry_after = Some(seconds);
+        self
+    }
+
+    /// The same, where nothing but pairing the agent again helps.
+    pub fn pair_again(mut self) -> Self {
+        self.0.pair_again = true;
         self
     }
 

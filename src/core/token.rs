@@ -5,6 +5,9 @@ use zeroize::Zeroizing;
 
 use super::types::{Hash32, Malformed, SessionId, from_hex, to_hex};
 
+/// Length of every prefix.
+const PREFIX: usize = 5;
+
 fn render(prefix: &str, random: &[u8; 32]) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(prefix.len() + 72));
     text.push_str(prefix);
@@ -40,6 +43,13 @@ macro_rules! token {
             /// The one way out: into an `Authorization` header, an answer, or a sealed store.
             pub fn expose(&self) -> &str {
                 &self.0
+            }
+
+            /// The random bits that it is made of, for keeping it where text has no place.
+            pub fn random(&self) -> Zeroizing<[u8; 32]> {
+                let body = self.0.get(PREFIX..PREFIX + 64);
+                let random = body.and_then(from_hex::<32>);
+                Zeroizing::new(random.expect("every token was made of, or read as, 32 bytes"))
             }
 
             /// What the backend keeps instead of the token.
@@ -78,6 +88,11 @@ impl SessionToken {
         Self(render("agkc_", random))
     }
 
+    /// Whether it is an agent's.
+    pub fn is_child(&self) -> bool {
+        self.0.starts_with("agkc_")
+    }
+
     /// The public name of the session: it cannot be turned back into the token.
     pub fn id(&self) -> SessionId {
         let mut id = [0; 16];
@@ -110,6 +125,15 @@ impl RenewalSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_made_again_from_its_random_bits() {
+        let token = SessionToken::child(&[7; 32]);
+        assert_eq!(*token.random(), [7; 32]);
+        assert_eq!(SessionToken::child(&token.random()).expose(), token.expose());
+        assert!(token.is_child() && !SessionToken::master(&[7; 32]).is_child());
+        assert_eq!(*RenewalSecret::new(&[9; 32]).random(), [9; 32]);
+    }
 
     #[test]
     fn a_token_reads_back_and_a_changed_one_does_not() {

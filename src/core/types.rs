@@ -250,6 +250,13 @@ impl ChildKeys {
         Self(out)
     }
 
+    /// The Ed25519 half.
+    pub fn ed25519(&self) -> PublicKey {
+        let mut out = [0; 32];
+        out.copy_from_slice(&self.0[..32]);
+        PublicKey(out)
+    }
+
     /// The key that payloads are sealed to.
     pub fn x25519(&self) -> PublicKey {
         let mut out = [0; 32];

@@ -1,11 +1,263 @@
-//! A daemon's life.
-use super::Options;
-use crate::core::problem::{Code, Problem};
+//! A daemon's life: hardening before there is any secret, then the runtime, then the end.
+//!
+//! Must never write to stdout: it is the MCP client's.
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::keeper::Keeper;
+use super::mirror::Mirror;
+use super::options::Options;
+use super::reach::Reach;
+use super::starter::{self, Helper};
+use super::{confine, notice};
+use crate::client::config::Config;
+use crate::client::connect::now;
+use crate::client::files;
+use crate::client::heads::Heads;
+use crate::client::places::Places;
+use crate::core::holder::{Held, Protection, Refusal, SessionHolder, SessionState};
+use crate::core::problem::{Answer, Code, Problem};
+use crate::harden;
+use crate::keyring::BusAddress;
+
+/// How long what still runs may take once the daemon is to end.
+const END: Duration = Duration::from_millis(300);
+/// Between two tries of a daemon that nobody calls, while something keeps it from its session.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What a daemon does besides holding the session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Work {
+    /// Speaks MCP on stdin and stdout until the client is gone.
+    Mcp,
+    /// Stays for the programs beside it until it is told to end.
+    Stay,
+    /// Gets new keys, and ends.
+    Rotate,
+}
+
+impl Work {
+    /// What stdin tells when nobody has said it: clients give a pipe, or a socket as Node does.
+    fn of(options: &Options) -> Self {
+        let is_pipe = || {
+            let own = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+            own.and_then(|stdin| stdin.metadata())
+                .is_ok_and(|found| found.file_type().is_fifo() || found.file_type().is_socket())
+        };
+        match options {
+            Options { rotate: true, .. } => Self::Rotate,
+            Options { stdio: true, .. } => Self::Mcp,
+            _ if is_pipe() => Self::Mcp,
+            _ => Self::Stay,
+        }
+    }
+}
 
 /// Runs a daemon until its client is gone or it is told to end, and gives its exit code.
 ///
 /// # Errors
-/// What kept it from starting.
-pub fn run(_options: Options) -> Result<u8, Problem> {
-    Err(Problem::new(Code::Unavailable, "under construction", "", ""))
+/// What kept it from starting; with no MCP client, also what ended it.
+pub fn run(options: Options) -> Result<u8, Problem> {
+    let work = Work::of(&options);
+    let places = Places::from_environment();
+    // First of all, while there is one thread, nothing to hide, and nothing refused.
+    let for_helper = places.clone();
+    let helper = harden::fork_helper(|stream| starter::serve(&for_helper, stream))
+        .map_err(|error| not_started("its helper", &error))?;
+    let places = places?;
+    start_log(options.verbose);
+    // Settings that are not what they may be are told by every tool, since an MCP client shows
+    // those answers to its user, and nothing of a server that did not start.
+    let config = Config::load(&places, options.backend.as_deref());
+    let protections = confine::confine(&places, &options, config.as_ref().ok())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| not_started("its runtime", &error))?;
+    let ended = runtime.block_on(live(work, options, &places, config, helper, protections));
+    // Reading stdin cannot be given up; the process ends all the same.
+    runtime.shutdown_timeout(END);
+    ended
+}
+
+async fn live(
+    work: Work,
+    options: Options,
+    places: &Places,
+    config: Answer<Config>,
+    helper: std::os::unix::net::UnixStream,
+    protections: Vec<Protection>,
+) -> Result<u8, Problem> {
+    let mut asked_to_end = Signals::new()?;
+    let helper = Helper::new(helper).map_err(|error| not_started("its helper", &error))?;
+    let reach = match config {
+        Ok(config) => Reach::new(places.clone(), &config, Arc::new(helper)),
+        Err(problem) => Reach::nowhere(problem),
+    };
+    let bus = BusAddress::from_environment().map_err(|error| {
+        let fix = "correct DBUS_SESSION_BUS_ADDRESS, or leave it out";
+        Problem::new(Code::Invalid, "the keyring cannot be looked for", error.to_string(), fix)
+    });
+    let mirror = Mirror::new(places.mirror_file(options.agent.as_ref())?, bus);
+    let holder = Keeper::new(options, reach, mirror, Some(Heads::new(places)), protections);
+    let working = async {
+        match work {
+            Work::Mcp => Ok(0),
+            Work::Stay => stay(&*holder).await,
+            Work::Rotate => rotate(&*holder).await,
+        }
+    };
+    tokio::select! {
+        ended = working => ended,
+        () = asked_to_end.any() => {
+            tracing::info!("asked to end");
+            Ok(0)
+        }
+    }
+}
+
+/// The signals that ask a process to end.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Answer<Self> {
+        let catch = |kind| signal(kind).map_err(|error| not_started("its signals", &error));
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hang_up: catch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+/// Says something to whoever started the daemon. That nobody reads it is no reason to end.
+fn say(text: &str) {
+    let mut err = io::stderr().lock();
+    let _ = writeln!(err, "{}", text.trim_end());
+}
+
+/// Asks for a session at once, asks anew when a code has run out, and stays.
+async fn stay(holder: &dyn SessionHolder) -> Result<u8, Problem> {
+    let mut told = String::new();
+    let mut tell = |text: String| {
+        if text != told {
+            say(&text);
+            told = text;
+        }
+    };
+    loop {
+        let seen = holder.standing().await.map_or(0, |standing| standing.generation);
+        match holder.list().await {
+            Ok(listing) => tell(format!(
+                "agent {} is paired and has {} credentials; programs beside it use agentkeys \
+                 read, list and run",
+                listing.agent,
+                listing.credentials.len()
+            )),
+            Err(Refusal::Waiting(open)) => tell(notice::waiting(&open, now())),
+            Err(Refusal::Problem(problem)) => {
+                tell(notice::problem(&problem));
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        }
+        until_changed(holder, seen).await;
+    }
+}
+
+async fn until_changed(holder: &dyn SessionHolder, seen: u64) {
+    loop {
+        match holder.changed(seen).await {
+            Ok(generation) if generation == seen => {}
+            Ok(_) => return,
+            Err(_) => {
+                tokio::time::sleep(PAUSE).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Asks for new keys and waits until they are there.
+async fn rotate(holder: &dyn SessionHolder) -> Result<u8, Problem> {
+    let waiting = told(holder.rotate().await)?;
+    say(&notice::waiting(&waiting, now()));
+    loop {
+        let standing = told(holder.standing().await)?;
+        match &standing.session {
+            SessionState::Paired { asks: Some(asks), .. } if asks.pair_code == waiting.pair_code => {}
+            SessionState::Paired { refused: Some(problem), .. } => return Err(problem.clone()),
+            SessionState::Paired { .. } => break,
+            SessionState::Ended(problem) => return Err(problem.clone()),
+            SessionState::Unpaired | SessionState::Waiting(_) => return Err(Problem::internal()),
+        }
+        until_changed(holder, standing.generation).await;
+    }
+    Ok(0)
+}
+
+/// What a call gave; what it was refused with, as a problem.
+fn told<T>(held: Held<T>) -> Result<T, Problem> {
+    held.map_err(|refusal| match refusal {
+        Refusal::Problem(problem) => problem,
+        Refusal::Waiting(waiting) => Problem::new(
+            Code::Unauthorized,
+            "the agent is not paired yet",
+            format!("its request waits for approval: {}", waiting.command),
+            "pair it first: start its daemon, then agentkeys approve <code>",
+        ),
+    })
+}
+
+fn start_log(verbose: bool) {
+    use tracing_subscriber::EnvFilter;
+    let usual = if verbose { "agentkeys=debug" } else { "agentkeys=info" };
+    let filter = std::env::var("AGENTKEYS_LOG").unwrap_or_else(|_| usual.to_owned());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(usual));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal());
+    // A second start in one process keeps the first log.
+    let _ = log.try_init();
+}
+
+fn not_started(what: &str, error: &io::Error) -> Problem {
+    Problem::new(
+        Code::Internal,
+        "the daemon does not start",
+        format!("{what}: {error}"),
+        "see whether the system is out of processes, descriptors or memory",
+    )
+}
+
+/// The folders that a daemon writes to, made before it may make none.
+pub fn make_folders(places: &Places, options: &Options) -> Answer<()> {
+    files::make_folder(&places.daemon_folder()?)?;
+    files::make_folder(places.state())?;
+    files::make_folder(&places.heads())?;
+    let socket = places.holder_socket(options.agent.as_ref());
+    for folder in places.socket_folders(&socket) {
+        files::make_strict_folder(&folder)?;
+    }
+    Ok(())
 }

@@ -8,7 +8,15 @@
 #![forbid(unsafe_code)]
 
 pub mod life;
+mod confine;
+pub mod keeper;
+mod keys;
+mod mirror;
+mod notice;
 mod options;
+pub mod reach;
+mod request;
+mod starter;
 
 pub use self::life::run;
 pub use self::options::Options;

@@ -2,6 +2,7 @@
 use std::path::PathBuf;
 
 use crate::core::identity::{AgentIdentity, Alias};
+use crate::core::pin::Fingerprint;
 use crate::core::scope::Scope;
 
 /// The words of its command line, read.
@@ -15,8 +16,8 @@ pub struct Options {
     pub scope: Scope,
     /// The agent to go on as.
     pub recover: Option<AgentIdentity>,
-    /// Fingerprint of the account and master key that it must be.
-    pub account: Option<String>,
+    /// The account and master key that it must be.
+    pub account: Option<Fingerprint>,
     /// Where its socket is, if not at the usual place.
     pub socket: Option<PathBuf>,
     /// Ask for new keys, and end.

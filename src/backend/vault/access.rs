@@ -194,6 +194,7 @@ fn session_was_ended(agent: &AgentRow) -> Problem {
         cause,
         "pair it again: start its daemon, then agentkeys approve <code>",
     )
+    .pair_again()
 }
 
 /// The refusal that everybody gets who asks for a revoked agent.
@@ -257,7 +258,11 @@ impl Inner {
             SessionKind::Master => now.since_ms(session.row.last_used) >= MASTER_IDLE_MS,
             SessionKind::Child { .. } => false,
         };
-        let mut ended = session.row.revoked.as_ref().map(session_was_revoked);
+        let is_child = matches!(session.row.kind, SessionKind::Child { .. });
+        let mut ended = session.row.revoked.as_ref().map(|why| {
+            let problem = session_was_revoked(why);
+            if is_child { problem.pair_again() } else { problem }
+        });
         if ended.is_none() && (now >= session.row.expires_at || idle) {
             return Err(unknown_session());
         }

@@ -23,6 +23,7 @@ fn unknown_secret() -> Problem {
         "the renewal secret is not known here",
         "pair the agent again: start its daemon, then agentkeys approve <code>",
     )
+    .pair_again()
 }
 
 fn line_ended(why: Option<&Revocation>) -> Problem {
@@ -36,6 +37,7 @@ fn line_ended(why: Option<&Revocation>) -> Problem {
         cause,
         "pair the agent again: start its daemon, then agentkeys approve <code>",
     )
+    .pair_again()
 }
 
 fn came_back() -> Problem {
@@ -45,6 +47,7 @@ fn came_back() -> Problem {
         "somebody else may hold a copy of it, so all sessions of the agent were ended",
         "find out who has the daemon's files, then pair the agent again",
     )
+    .pair_again()
 }
 
 /// What a renewal is built on.

@@ -1,7 +1,7 @@
 //! Where a backend is: `http://` on loopback, or a Unix socket.
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Why a text is no address of a backend.
@@ -36,6 +36,22 @@ pub enum Address {
 }
 
 impl Address {
+    /// The Unix socket, if it is one.
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Tcp { .. } => None,
+            Self::Unix(path) => Some(path),
+        }
+    }
+
+    /// The TCP ports that are tried.
+    pub fn ports(&self) -> Vec<u16> {
+        match self {
+            Self::Tcp { candidates, .. } => candidates.iter().map(SocketAddr::port).collect(),
+            Self::Unix(_) => Vec::new(),
+        }
+    }
+
     /// What goes into the `Host` header.
     pub(super) fn host(&self) -> &str {
         match self {

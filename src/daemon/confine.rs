@@ -1,0 +1,118 @@
+//! Confines the daemon to what it needs, before there is a thread, a runtime or a secret, and
+//! reads back from the kernel what holds.
+//!
+//! Must never go on without a mechanism that a daemon requires.
+use std::path::{Path, PathBuf};
+
+use super::life;
+use super::options::Options;
+use crate::client::config::Config;
+use crate::client::places::Places;
+use crate::core::holder::Protection;
+use crate::core::problem::{Answer, Code, Problem};
+use crate::harden::{self, Confinement, HardenError, Need, Profile, State};
+use crate::keyring::BusAddress;
+
+/// What is read to find the backend's host, and later its certificate.
+const SYSTEM: [&str; 8] = [
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/share/ca-certificates",
+    "/usr/share/ca-certificates",
+    "/run/systemd/resolve",
+];
+
+/// Applies every mechanism, in the order that [`crate::harden`] gives, and says what holds.
+///
+/// # Errors
+/// `INTERNAL` when one that a daemon requires does not hold, naming it.
+pub fn confine(
+    places: &Places,
+    options: &Options,
+    config: Option<&Config>,
+) -> Answer<Vec<Protection>> {
+    let harden = || -> Result<(), HardenError> {
+        harden::no_core_dumps()?;
+        harden::not_dumpable()?;
+        harden::no_new_privileges()?;
+        harden::ignore_file_size_signal()
+    };
+    harden().map_err(|error| unprotected(&error.to_string()))?;
+    harden::restrict_umask();
+    harden::wipe_freed_memory();
+    harden::secret_memory_kind().map_err(|error| unprotected(&error.to_string()))?;
+    life::make_folders(places, options)?;
+    let allowed = allowed(places, options, config)?;
+    let confined = harden::landlock(&allowed)
+        .and_then(|confined| {
+            harden::drop_capabilities()?;
+            harden::seccomp_filter()?;
+            Ok(confined)
+        })
+        .map_err(|error| unprotected(&error.to_string()))?;
+    tracing::debug!("{confined}");
+    read_back()
+}
+
+/// What the kernel says of every mechanism, logged.
+fn read_back() -> Answer<Vec<Protection>> {
+    let report = harden::report();
+    let protections: Vec<Protection> = report
+        .of(Profile::Daemon)
+        .map(|(finding, need)| Protection {
+            name: finding.mechanism.to_string(),
+            in_force: finding.state == State::InForce,
+            required: need == Need::Required,
+            detail: finding.detail.clone(),
+        })
+        .collect();
+    for protection in &protections {
+        let Protection { name, detail, .. } = protection;
+        if protection.in_force {
+            tracing::info!("{name}: {detail}");
+        } else {
+            tracing::warn!("{name} is not in force: {detail}");
+        }
+    }
+    match protections.iter().find(|protection| protection.required && !protection.in_force) {
+        Some(missing) => Err(unprotected(&format!("{}: {}", missing.name, missing.detail))),
+        None => Ok(protections),
+    }
+}
+
+fn unprotected(why: &str) -> Problem {
+    Problem::new(
+        Code::Internal,
+        "the daemon could not protect itself",
+        why,
+        "see what in this machine's set-up forbids it; the daemon does not run without",
+    )
+}
+
+/// Its own folders, the backend, and the keyring.
+fn allowed(places: &Places, options: &Options, config: Option<&Config>) -> Answer<Confinement> {
+    let socket = match &options.socket {
+        Some(path) => path.clone(),
+        None => places.holder_socket(options.agent.as_ref()),
+    };
+    let folder = |path: &Path| path.parent().map(Path::to_path_buf);
+    let mut write = vec![places.daemon_folder()?, places.state().to_path_buf()];
+    write.extend(folder(&socket));
+    let backend = config.and_then(|config| config.backend.as_ref());
+    let mut sockets: Vec<PathBuf> = match backend {
+        Some(address) => address.socket().and_then(folder).into_iter().collect(),
+        None => places.sockets().iter().filter_map(|socket| folder(socket)).collect(),
+    };
+    if let Ok(Some(bus)) = BusAddress::from_environment() {
+        sockets.extend(bus.sockets());
+    }
+    Ok(Confinement {
+        read: SYSTEM.iter().map(PathBuf::from).collect(),
+        write,
+        sockets,
+        connect_ports: backend.map(|address| address.ports()).unwrap_or_default(),
+    })
+}

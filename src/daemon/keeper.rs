@@ -1,0 +1,650 @@
+//! The keeper: the one who holds an agent's session, asks for it, renews it, and uses it.
+//!
+//! What it knows stands in [`State`], behind one lock that is never held over a wait; whoever
+//! changes the session has taken its turn first, so that it is asked for and renewed once.
+//! Must never keep a credential, and never use a session that it has not yet mirrored: the
+//! backend takes the last renewal secret back only until its successor is used.
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::keys::{HeldRenewal, HeldSession, Keys};
+use super::mirror::{Identity, Mirror, Restored};
+use super::options::Options;
+use super::reach::{Backend, Reach};
+use super::request::{Given, Minted, Pinned, Request};
+use crate::client::connect::{client_info, now};
+use crate::client::heads::{Heads, Standing as HeadStanding};
+use crate::core::auth_request::{Details, KeyRotate, Pair, Recover, ScopeChange};
+use crate::core::audit::Head;
+use crate::core::backend::{self, Release, WhoAmI};
+use crate::core::claim::Reason;
+use crate::core::decision::Mistrust;
+use crate::core::holder::{
+    Access, Held, Listing, Protection, Refusal, SessionHolder, SessionState, Standing, Waiting,
+    widened,
+};
+use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::problem::{Answer, Code, Problem};
+use crate::core::secret::SecretBytes;
+use crate::core::token::SessionToken;
+use crate::core::types::{AccountId, PublicKey, WalletAddress};
+
+/// Longest wait of [`SessionHolder::changed`].
+const CHANGE_WAIT: Duration = Duration::from_secs(25);
+/// How often the renewal looks at the clock: a machine that slept is not told how long.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Who the daemon is, and what it goes on with.
+struct Me {
+    identity: Identity,
+    keys: Arc<Keys>,
+    renewal: HeldRenewal,
+}
+
+/// A request that waits for its answer.
+struct Open {
+    waiting: Waiting,
+    details: Details,
+    /// Who waits for it; `None` once that is done.
+    task: Option<AbortHandle>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// Of two kinds of requests, which one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    /// The one that gets a session.
+    Session,
+    /// The one that an agent with a session opens.
+    Own,
+}
+
+#[derive(Default)]
+struct State {
+    loaded: bool,
+    me: Option<Arc<Me>>,
+    session: Option<Arc<HeldSession>>,
+    /// Why there is no going on with what the mirror held.
+    lost: Option<Problem>,
+    /// What a call has not been told yet.
+    untold: Option<Problem>,
+    request: Option<Open>,
+    own: Option<Open>,
+    own_untold: Option<Problem>,
+    pinned_now: bool,
+    mirrored: String,
+}
+
+/// A session, for one call.
+struct Live {
+    session: Arc<HeldSession>,
+    agent: WalletAddress,
+}
+
+/// Holds an agent's session.
+pub struct Keeper {
+    options: Options,
+    reach: Reach,
+    heads: Option<(Heads, String)>,
+    protections: Vec<Protection>,
+    mirror: tokio::sync::Mutex<Mirror>,
+    turn: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+    generation: watch::Sender<u64>,
+    this: Weak<Self>,
+}
+
+impl Keeper {
+    /// A keeper that has looked at nothing yet. Heads are compared where a place for them is
+    /// given.
+    pub fn new(
+        options: Options,
+        reach: Reach,
+        mirror: Mirror,
+        heads: Option<Heads>,
+        protections: Vec<Protection>,
+    ) -> Arc<Self> {
+        let heads = heads.map(|heads| (heads, reach.address().unwrap_or_default().to_owned()));
+        let mirrored = mirror.path().display().to_string();
+        let keeper = Arc::new_cyclic(|this| Self {
+            options,
+            reach,
+            heads,
+            protections,
+            mirror: tokio::sync::Mutex::new(mirror),
+            turn: tokio::sync::Mutex::default(),
+            state: Mutex::new(State { mirrored, ..State::default() }),
+            generation: watch::Sender::new(0),
+            this: this.clone(),
+        });
+        tokio::spawn(stay_signed_in(Arc::downgrade(&keeper)));
+        keeper
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn moved(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// The session, if it can be used as it is.
+    fn live(&self) -> Option<Live> {
+        let state = self.state();
+        let (me, session) = (state.me.as_ref()?, state.session.as_ref()?);
+        let usable = now() < session.expires_at;
+        usable.then(|| Live { session: session.clone(), agent: me.identity.agent })
+    }
+
+    /// The session: the one that is there, or the next one, or the request that asks for one.
+    ///
+    /// # Errors
+    /// The request, while it waits; what keeps it from being asked for.
+    async fn session(&self) -> Held<Live> {
+        if let Some(live) = self.live() {
+            return Ok(live);
+        }
+        let _turn = self.turn.lock().await;
+        if let Some(live) = self.live() {
+            return Ok(live);
+        }
+        self.load().await?;
+        let me = self.state().me.clone();
+        let lost = self.state().lost.is_some();
+        if let (Some(me), false) = (me, lost) {
+            match self.renew(&me).await {
+                Ok(()) => {
+                    return self.live().ok_or_else(|| Problem::internal().into());
+                }
+                // It may be asked for anew, and says why in that request.
+                Err(problem) if problem.pair_again => {
+                    let mut state = self.state();
+                    state.lost = Some(problem);
+                    drop(state);
+                    self.moved();
+                }
+                Err(problem) => return Err(problem.into()),
+            }
+        }
+        if let Some(untold) = self.state().untold.take() {
+            return Err(untold.into());
+        }
+        Err(Refusal::Waiting(self.ask().await?))
+    }
+
+    /// Reads the mirror, once.
+    async fn load(&self) -> Answer<()> {
+        if self.state().loaded {
+            return Ok(());
+        }
+        let mut mirror = self.mirror.lock().await;
+        let restored = mirror.load().await?;
+        if let Some(Restored { identity, keys, renewal }) = restored {
+            let expected = self.reach.address().unwrap_or_default();
+            if identity.backend != expected {
+                return Err(other_backend(&identity.backend, expected, &mirror));
+            }
+            if self.options.account.is_some_and(|account| account != identity.fingerprint()) {
+                return Err(other_account(&identity, &mirror));
+            }
+            let me = Me { identity, keys: Arc::new(keys), renewal };
+            self.state().me = Some(Arc::new(me));
+        }
+        let mut state = self.state();
+        state.loaded = true;
+        state.mirrored = mirror.protection();
+        Ok(())
+    }
+
+    /// Trades the renewal secret for the next session. Runs in its turn.
+    async fn renew(&self, me: &Me) -> Answer<()> {
+        let identity = &me.identity;
+        let (minted, head) = self.renewed(me).await?;
+        if minted.wallet != identity.agent {
+            return Err(refused(Mistrust::OtherAgent.to_string()));
+        }
+        self.remember(&head, identity).await?;
+        let renewal = minted.renewal.ok_or_else(|| refused("it renews once only".to_owned()))?;
+        let session = Minted { token: minted.session, renewal, expires_at: minted.expires_at };
+        self.adopt(identity.clone(), me.keys.clone(), session).await
+    }
+
+    async fn renewed(&self, me: &Me) -> Answer<(backend::Minted, Head)> {
+        let renewed = self.reach.call(|backend| {
+            let secret = me.renewal.secret();
+            async move {
+                let minted = backend.renew_session(&secret).await?;
+                Ok((minted, backend.last_head()))
+            }
+        });
+        let (minted, head) = renewed.await?;
+        let head = head.ok_or_else(|| refused("it shows no head of the audit log".to_owned()))?;
+        Ok((minted, head))
+    }
+
+    /// Compares the head of the audit log with the highest that this machine has seen.
+    async fn remember(&self, head: &Head, identity: &Identity) -> Answer<()> {
+        if (head.account, head.master_key) != (identity.account, identity.master_key) {
+            return Err(refused(Mistrust::Pin.to_string()));
+        }
+        let Some((heads, address)) = &self.heads else { return Ok(()) };
+        match heads.remember(head, address, now()).await? {
+            // A command of the master's on this machine may have overtaken this answer: what is
+            // tried again then is further on.
+            HeadStanding::Behind(seen) => Err(heads.older(head, &seen)),
+            HeadStanding::Advanced | HeadStanding::Unchanged => Ok(()),
+        }
+    }
+
+    /// Mirrors a session and then holds it. Runs in its turn.
+    async fn adopt(&self, identity: Identity, keys: Arc<Keys>, minted: Minted) -> Answer<()> {
+        let Minted { token, renewal, expires_at } = minted;
+        let session = HeldSession::new(&token, now(), expires_at)?;
+        let held = HeldRenewal::new(&renewal)?;
+        let mut mirror = self.mirror.lock().await;
+        if let Err(problem) = mirror.save(&identity, &keys, &renewal).await {
+            // Nothing was used yet, so the mirror as it is still holds a good secret.
+            if self.live().is_some() {
+                return Err(problem);
+            }
+            // It must be used now, and what is mirrored will then be a spent secret, which would
+            // end every session if it came back.
+            tracing::warn!(cause = %problem.cause, "the session is in memory alone: {problem}");
+            if let Err(problem) = mirror.forget() {
+                tracing::warn!(cause = %problem.cause, "{problem}");
+            }
+        }
+        let mut state = self.state();
+        state.loaded = true;
+        state.mirrored = mirror.protection();
+        state.me = Some(Arc::new(Me { identity, keys, renewal: held }));
+        state.session = Some(Arc::new(session));
+        state.lost = None;
+        state.untold = None;
+        drop(state);
+        self.moved();
+        Ok(())
+    }
+
+    /// The request for a session: the one that waits, or a new one. Runs in its turn.
+    async fn ask(&self) -> Answer<Waiting> {
+        if let Some(open) = &self.state().request {
+            return Ok(open.waiting.clone());
+        }
+        let info = client_info();
+        let (host, user) = (info.host, info.user);
+        let me = self.state().me.clone();
+        let because = self.state().lost.clone();
+        let agent = match (&me, &self.options.recover) {
+            // Whoever was an agent asks to be that one again.
+            (Some(me), _) => Some(AgentIdentity::Wallet(me.identity.agent)),
+            (None, named) => named.clone(),
+        };
+        let details = match agent {
+            Some(agent) => Details::Recover(Recover { agent, host, user }),
+            None => Details::Pair(Pair {
+                host,
+                name: self.options.agent.clone(),
+                scope: self.options.scope.clone(),
+                user,
+            }),
+        };
+        let keys = Keys::fresh()?;
+        let mut request = Request::open(&self.reach, details, keys, None, now()).await?;
+        request.waiting.because = because;
+        Ok(self.wait_for(Slot::Session, request))
+    }
+
+    /// Waits for a request's answer beside everything else.
+    fn wait_for(&self, slot: Slot, request: Request) -> Waiting {
+        let waiting = request.waiting.clone();
+        let details = request.details().clone();
+        let pinned = self.pinned();
+        let this = self.this.clone();
+        // Its place is taken before it runs, so that it never ends before it is there.
+        let mut state = self.state();
+        let task = tokio::spawn(async move {
+            let Some(keeper) = this.upgrade() else { return };
+            let answer = request.wait(&keeper.reach, &pinned).await;
+            keeper.answered(slot, answer).await;
+        });
+        let open = Open { waiting: waiting.clone(), details, task: Some(task.abort_handle()) };
+        match slot {
+            Slot::Session => state.request = Some(open),
+            Slot::Own => state.own = Some(open),
+        }
+        drop(state);
+        self.moved();
+        waiting
+    }
+
+    fn pinned(&self) -> Pinned {
+        let identity = self.state().me.as_ref().map(|me| me.identity.clone());
+        Pinned { identity, account: self.options.account }
+    }
+
+    /// Takes what an answer gives, or notes what is to be told.
+    async fn answered(&self, slot: Slot, answer: Answer<Given>) {
+        let _turn = self.turn.lock().await;
+        let taken = match answer {
+            Ok(given) => self.take(given).await,
+            Err(problem) => Err(problem),
+        };
+        {
+            let mut state = self.state();
+            let open = match slot {
+                Slot::Session => state.request.take(),
+                Slot::Own => state.own.take(),
+            };
+            // That is this task, which ends by itself.
+            if let Some(mut open) = open {
+                open.task = None;
+            }
+            let untold = match taken {
+                // A code that has run out is replaced by the next call, without a word.
+                Err(problem) if problem.code == Code::Expired => None,
+                Err(problem) => {
+                    tracing::warn!(cause = %problem.cause, "{problem}");
+                    Some(problem)
+                }
+                Ok(()) => None,
+            };
+            match slot {
+                Slot::Session => state.untold = untold,
+                Slot::Own => state.own_untold = untold,
+            }
+        }
+        self.moved();
+    }
+
+    async fn take(&self, given: Given) -> Answer<()> {
+        let Given { identity, scope: _, session, keys } = given;
+        let Some(minted) = session else { return Ok(()) };
+        let unknown = self.state().me.is_none() && self.options.account.is_none();
+        self.adopt(identity.clone(), Arc::new(keys), minted).await?;
+        self.state().pinned_now |= unknown;
+        tracing::info!(
+            agent = %identity.agent, account = %identity.fingerprint(),
+            "paired with account {}", identity.fingerprint()
+        );
+        // The first use: from now on nobody can fetch the decision again. If it does not come
+        // through, the next call is the first use.
+        let Some(live) = self.live() else { return Ok(()) };
+        let who = |backend: Backend| {
+            let token = live.session.token();
+            async move { backend.who_am_i(&token).await }
+        };
+        match self.reach.once(who).await {
+            Ok(who) if !is_us(&who, &identity) => {
+                self.drop_all();
+                Err(refused(Mistrust::Pin.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets what was just taken.
+    fn drop_all(&self) {
+        let mut state = self.state();
+        state.session = None;
+        state.me = None;
+        state.loaded = true;
+        drop(state);
+        if let Ok(mirror) = self.mirror.try_lock() {
+            let _ = mirror.forget();
+        }
+    }
+
+    /// Calls the backend with the session; with the next one, where it has ended.
+    async fn with_session<T, F>(
+        &self,
+        call: impl Fn(Backend, SessionToken, WalletAddress) -> F,
+    ) -> Held<T>
+    where
+        F: Future<Output = Answer<T>>,
+    {
+        let mut again = true;
+        loop {
+            let live = self.session().await?;
+            let answer =
+                self.reach.call(|backend| call(backend, live.session.token(), live.agent)).await;
+            match answer {
+                Err(problem) if problem.code == Code::Unauthorized && again => {
+                    again = false;
+                    self.end(&live, None);
+                }
+                Err(problem) if problem.pair_again => {
+                    self.end(&live, Some(problem.clone()));
+                    return Err(problem.into());
+                }
+                Err(problem) => return Err(problem.into()),
+                Ok(value) => return Ok(value),
+            }
+        }
+    }
+
+    /// Lets go of a session, unless another one has taken its place meanwhile.
+    fn end(&self, live: &Live, lost: Option<Problem>) {
+        let mut state = self.state();
+        if !state.session.as_ref().is_some_and(|now| now.id == live.session.id) {
+            return;
+        }
+        state.session = None;
+        if lost.is_some() {
+            state.lost = lost;
+            state.own = None;
+        }
+        drop(state);
+        self.moved();
+    }
+
+    /// Renews the session when its time has come; whether there is one to look after.
+    async fn look_after(&self) {
+        let due = |keeper: &Self| {
+            let state = keeper.state();
+            let session = state.session.as_ref()?;
+            (now() >= session.renew_at).then(|| state.me.clone()).flatten()
+        };
+        if due(self).is_none() {
+            return;
+        }
+        let _turn = self.turn.lock().await;
+        let Some(me) = due(self) else { return };
+        if let Err(problem) = self.renew(&me).await {
+            tracing::warn!(cause = %problem.cause, "the session was not renewed: {problem}");
+            if problem.pair_again {
+                let mut state = self.state();
+                state.session = None;
+                state.lost = Some(problem.clone());
+                state.untold = Some(problem);
+                drop(state);
+                self.moved();
+            }
+        }
+    }
+
+    /// Opens one of the agent's own requests in place of the one that waits. Runs in its turn.
+    async fn ask_as_agent(&self, live: &Live, details: Details, keys: Keys) -> Held<Waiting> {
+        if let Some(untold) = self.state().own_untold.take() {
+            return Err(untold.into());
+        }
+        let token = live.session.token();
+        let request = Request::open(&self.reach, details, keys, Some(&token), now()).await?;
+        Ok(self.wait_for(Slot::Own, request))
+    }
+
+    /// The keys that the daemon has, once more.
+    fn present_keys(&self) -> Answer<Keys> {
+        let me = self.state().me.clone().ok_or_else(Problem::internal)?;
+        let (ed25519, x25519) = me.keys.expose();
+        Ok(Keys::restore(me.keys.public, &ed25519, &x25519)?)
+    }
+}
+
+/// Keeps a keeper's session renewed for as long as somebody has the keeper.
+async fn stay_signed_in(keeper: Weak<Keeper>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        match keeper.upgrade() {
+            Some(keeper) => keeper.look_after().await,
+            None => return,
+        }
+    }
+}
+
+fn is_us(who: &WhoAmI, identity: &Identity) -> bool {
+    let (account, key): (AccountId, PublicKey) = (who.account, who.master_key);
+    account == identity.account && key == identity.master_key && who.wallet == identity.agent
+}
+
+fn refused(why: String) -> Problem {
+    Problem::new(
+        Code::Denied,
+        "the backend's answer was refused",
+        why,
+        "do not trust this backend, or what is between it and here, until you know why; nothing \
+         was taken from it",
+    )
+}
+
+fn other_backend(paired: &str, told: &str, mirror: &Mirror) -> Problem {
+    let path = mirror.path().display();
+    Problem::new(
+        Code::Invalid,
+        "this agent is paired at another backend",
+        format!("{path} is for {paired}, and the daemon is told to use {told}"),
+        format!(
+            "set AGENTKEYS_BACKEND to that one\n\
+             or give the agent here another name: --agent NAME\n\
+             or pair it anew: rm {path}"
+        ),
+    )
+}
+
+fn other_account(identity: &Identity, mirror: &Mirror) -> Problem {
+    let path = mirror.path().display();
+    Problem::new(
+        Code::Denied,
+        "this agent is paired with another account",
+        format!("{path} is for account {}", identity.fingerprint()),
+        format!("leave --account out\nor pair it anew: rm {path}"),
+    )
+}
+
+#[async_trait]
+impl SessionHolder for Keeper {
+    async fn standing(&self) -> Held<Standing> {
+        let state = self.state();
+        let session = match (&state.session, &state.request, &state.lost) {
+            (Some(session), ..) => SessionState::Paired {
+                expires_at: session.expires_at,
+                asks: state.own.as_ref().map(|open| open.waiting.clone()),
+                refused: state.own_untold.clone(),
+            },
+            (None, Some(open), _) => SessionState::Waiting(open.waiting.clone()),
+            (None, None, Some(lost)) => SessionState::Ended(lost.clone()),
+            (None, None, None) => SessionState::Unpaired,
+        };
+        let me = state.me.as_ref().map(|me| &me.identity);
+        Ok(Standing {
+            pid: std::process::id(),
+            backend: self.reach.address().map(str::to_owned),
+            agent: me.map(|me| me.agent),
+            account: me.map(Identity::fingerprint),
+            pinned_by_first_approval: state.pinned_now,
+            session,
+            generation: *self.generation.borrow(),
+            mirror: state.mirrored.clone(),
+            protections: self.protections.clone(),
+        })
+    }
+
+    async fn changed(&self, seen: u64) -> Held<u64> {
+        let mut generation = self.generation.subscribe();
+        let change = generation.wait_for(|generation| *generation != seen);
+        let changed = tokio::time::timeout(CHANGE_WAIT, change).await;
+        Ok(changed.ok().and_then(Result::ok).map_or(seen, |generation| *generation))
+    }
+
+    async fn read(&self, service: &ServiceName) -> Held<SecretBytes> {
+        self.with_session(|backend, token, agent| async move {
+            backend.read_credential(&token, &AgentIdentity::Wallet(agent), service).await
+        })
+        .await
+    }
+
+    async fn read_all(&self) -> Held<Vec<Release>> {
+        self.with_session(|backend, token, agent| async move {
+            backend.read_all(&token, &AgentIdentity::Wallet(agent)).await
+        })
+        .await
+    }
+
+    async fn list(&self) -> Held<Listing> {
+        self.with_session(|backend, token, agent| async move {
+            let credentials =
+                backend.list_credentials(&token, &AgentIdentity::Wallet(agent)).await?;
+            Ok(Listing { agent, credentials })
+        })
+        .await
+    }
+
+    async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access> {
+        let me = self
+            .with_session(|backend, token, agent| async move {
+                backend.resolve_identity(&token, &AgentIdentity::Wallet(agent)).await
+            })
+            .await?;
+        if me.scope.allows(service) {
+            return Ok(Access::Allowed);
+        }
+        let live = self.session().await?;
+        let _turn = self.turn.lock().await;
+        // What waits already is asked for too: one answer for all.
+        let waits = match &self.state().own {
+            Some(Open { details: Details::ScopeChange(asked), waiting, .. }) => {
+                Some((asked.scope.clone(), waiting.clone()))
+            }
+            _ => None,
+        };
+        let base = waits.as_ref().map_or(&me.scope, |(scope, _)| scope);
+        let scope = widened(base, service);
+        match waits {
+            Some((asked, waiting)) if asked == scope => return Ok(Access::Waiting(waiting)),
+            _ => {}
+        }
+        let change = ScopeChange { agent: live.agent, reason: reason.cloned(), scope };
+        let keys = self.present_keys()?;
+        let waiting = self.ask_as_agent(&live, Details::ScopeChange(change), keys).await?;
+        Ok(Access::Waiting(waiting))
+    }
+
+    async fn rotate(&self) -> Held<Waiting> {
+        let live = self.session().await?;
+        let _turn = self.turn.lock().await;
+        let waits = match &self.state().own {
+            Some(Open { details: Details::KeyRotate(_), waiting, .. }) => Some(waiting.clone()),
+            _ => None,
+        };
+        if let Some(waiting) = waits {
+            return Ok(waiting);
+        }
+        let old = self.present_keys()?.public.fingerprint();
+        let details = Details::KeyRotate(KeyRotate { agent: live.agent, old });
+        let keys = Keys::fresh().map_err(Problem::from)?;
+        self.ask_as_agent(&live, details, keys).await
+    }
+}
+
