@@ -147,11 +147,19 @@ async fn a_disk_that_fills_up_in_the_middle_of_a_commit_is_recovered_from() {
 const HONEST: &str = "4";
 const LYING: &str = "1280";
 
+/// Gives a few pages back, in the middle of which the next writes are cut short.
+fn leave_a_little(ballast: &Path) {
+    let file = OpenOptions::new().write(true).open(ballast).expect("it is there");
+    let len = file.metadata().expect("it is there").len();
+    file.set_len(len - 5 * 4096).expect("it can be cut");
+}
+
 /// Commits until a barrier fails, twice, and each time goes on without a restart.
 async fn fail_and_recover(disk: &ThinDisk, written: &mut Written) {
     written.commit_many(50).await;
     for _ in 0..2 {
         let ballast = fill(disk.below());
+        leave_a_little(&ballast);
         let error = written.commit_until_refused().await;
         // The loop device hands on its own disk's ENOSPC; others would say EIO.
         let failed = match error {
@@ -207,6 +215,60 @@ async fn a_disk_that_loses_what_it_has_confirmed_is_given_it_again() {
     let store = SledStore::open(&folder, Options::default()).expect("the store opens");
     assert_eq!(ledger.faults(&store).await, Vec::<String>::new());
     store.close().await;
+}
+
+/// Where the kernel's memory is gone as well, nothing can give those commits back. The store must
+/// notice, and go on noticing: what opens it must not make the rest look whole.
+#[tokio::test]
+async fn a_disk_that_has_lost_what_it_confirmed_never_opens_with_less() {
+    let mut refused = 0;
+    for _ in 0..3 {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut disk = match ThinDisk::new(dir.path(), LYING, &["-J", "size=4"]) {
+            Ok(disk) => disk,
+            Err(why) => return skip("a disk that has lied: root and a loop device", &why),
+        };
+        let mut written = Written::open(&disk.path().join("store"));
+        written.commit_many(50).await;
+        leave_a_little(&fill(disk.below()));
+        written.commit_until_refused().await;
+        written.store.close().await;
+        disk.unmount();
+        let after = disk.cut(dir.path());
+        let folder = after.path().join("store");
+        let mut answers = Vec::new();
+        for _ in 0..3 {
+            match SledStore::open(&folder, Options::default()) {
+                Ok(store) => {
+                    assert_eq!(written.ledger.faults(&store).await, Vec::<String>::new());
+                    store.close().await;
+                    answers.push(true);
+                }
+                Err(StoreError::Damaged(_)) => answers.push(false),
+                Err(other) => panic!("expected a damaged store, got {other}"),
+            }
+        }
+        assert!(answers.iter().all(|open| *open == answers[0]), "it changed its mind: {answers:?}");
+        refused += usize::from(!answers[0]);
+    }
+    assert!(refused > 0, "the disk lost nothing, so this has shown nothing");
+}
+
+/// sled takes a half-written snapshot for a whole one, and its log for corrupt.
+#[tokio::test]
+async fn a_start_that_was_cut_off_does_not_keep_the_store_closed() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut written = Written::open(dir.path());
+    written.commit_many(20).await;
+    written.store.close().await;
+    for half in [&b""[..], &[7; 100]] {
+        let name = dir.path().join("snap.00000000FFFFFFFF.generating");
+        fs::write(&name, half).expect("it can be written");
+        let store = SledStore::open(dir.path(), Options::default()).expect("the store opens");
+        assert_eq!(written.ledger.faults(&store).await, Vec::<String>::new());
+        store.close().await;
+        assert!(!name.exists());
+    }
 }
 
 /// A process that ends after a failed barrier leaves its bytes in the kernel's memory, called

@@ -246,14 +246,15 @@ impl ThinDisk {
         self.above = Some(above.expect("it mounts again"));
     }
 
-    /// Takes the power away: gives what the disk holds now, as a disk of its own.
+    /// Gives what the disk holds now, as after a power cut, on a disk that has room.
     pub fn cut(&self, dir: &Path) -> Mount {
         let copy = dir.join("copy");
         fs::copy(&self.image, &copy).expect("it can be copied");
         Mount::new(Some(&copy), "loop", dir.join("after")).expect("the copy mounts")
     }
 
-    fn unmount(&mut self) {
+    /// Unmounts the file system: what only the kernel's memory held is gone.
+    pub fn unmount(&mut self) {
         // The device keeps this when it goes to somebody else.
         let _ = fs::write(&self.requests, self.former.trim());
         self.above = None;

@@ -140,7 +140,21 @@ fn settle(
     if identity.is_some_and(|identity| identity != (metadata.dev(), metadata.ino())) {
         return Err(StoreError::Replaced);
     }
-    salvage.settle(&file, &path).map_err(failed)
+    salvage.settle(&file, &path).and_then(|()| remove_torn_snapshots(dir)).map_err(failed)
+}
+
+/// Removes the snapshots that sled did not come to give their final names. It would take one for a
+/// good snapshot, and the store for a corrupt one; without it the log tells the same.
+fn remove_torn_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.starts_with(b"snap.") && name.ends_with(b".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn identify(dir: &Path) -> Result<[(u64, u64); 2], StoreError> {
