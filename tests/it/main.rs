@@ -44,6 +44,7 @@ mod store_conformance;
 mod store_crash;
 mod store_failures;
 mod store_ledger;
+mod store_thin_disk;
 mod store_victim;
 mod tamper;
 mod tokens;

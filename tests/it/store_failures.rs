@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 
 use agentkeys::backend::store::{CommitError, Options, SledStore, Store, StoreError, Value, Write};
 
-use crate::store_ledger::{Ledger, commit, next_number};
-use crate::store_victim::{Mount, ThinDisk, Victim, example, image, run, skip};
+use crate::store_ledger::{Ledger, commit};
+use crate::store_victim::{Mount, Victim, example, image, run, skip};
 
 /// A store with what it has acknowledged.
-struct Written {
-    store: SledStore,
-    ledger: Ledger,
-    next: u64,
+pub struct Written {
+    pub store: SledStore,
+    pub ledger: Ledger,
+    pub next: u64,
 }
 
 impl Written {
-    fn open(dir: &Path) -> Self {
+    pub fn open(dir: &Path) -> Self {
         let store = SledStore::open(dir, Options::default()).expect("the store opens");
         Self { store, ledger: Ledger::default(), next: 1 }
     }
 
     /// Commits once. After a refusal the same commit is tried again by the next call, and would
     /// conflict if it had happened after all.
-    async fn commit(&mut self) -> Result<(), StoreError> {
+    pub async fn commit(&mut self) -> Result<(), StoreError> {
         let (checks, writes) = commit(0, self.next);
         match self.store.commit(checks, writes).await {
             Ok(()) => {
@@ -39,14 +39,14 @@ impl Written {
         }
     }
 
-    async fn commit_many(&mut self, count: usize) {
+    pub async fn commit_many(&mut self, count: usize) {
         for _ in 0..count {
             self.commit().await.expect("nothing is wrong with the disk");
         }
     }
 
     /// Commits until it is refused, and gives the refusal.
-    async fn commit_until_refused(&mut self) -> StoreError {
+    pub async fn commit_until_refused(&mut self) -> StoreError {
         let patience = Instant::now() + Duration::from_secs(60);
         while Instant::now() < patience {
             if let Err(error) = self.commit().await {
@@ -57,7 +57,7 @@ impl Written {
     }
 
     /// Commits until it works again: the store may take a moment, but no restart.
-    async fn commit_until_accepted(&mut self) {
+    pub async fn commit_until_accepted(&mut self) {
         let patience = Instant::now() + Duration::from_secs(10);
         while let Err(error) = self.commit().await {
             assert!(Instant::now() < patience, "the store does not recover: {error}");
@@ -67,7 +67,7 @@ impl Written {
     }
 
     /// Nothing acknowledged is missing, neither now nor after a restart.
-    async fn verify(self, dir: &Path) {
+    pub async fn verify(self, dir: &Path) {
         assert_eq!(self.ledger.faults(&self.store).await, Vec::<String>::new());
         self.store.close().await;
         let again = SledStore::open(dir, Options::default()).expect("the store opens again");
@@ -77,7 +77,7 @@ impl Written {
 }
 
 /// Fills a disk, to the last byte if it can.
-fn fill(dir: &Path) -> PathBuf {
+pub fn fill(dir: &Path) -> PathBuf {
     let path = dir.join("ballast");
     let mut file = OpenOptions::new().create_new(true).write(true).open(&path).expect("a file");
     for size in [1 << 20, 4096, 1] {
@@ -143,117 +143,6 @@ async fn a_disk_that_fills_up_in_the_middle_of_a_commit_is_recovered_from() {
     written.verify(&folder).await;
 }
 
-/// The longest write, in KiB, with which a thin disk is honest, and one with which it is not.
-const HONEST: &str = "4";
-const LYING: &str = "1280";
-
-/// Gives a few pages back, in the middle of which the next writes are cut short.
-fn leave_a_little(ballast: &Path) {
-    let file = OpenOptions::new().write(true).open(ballast).expect("it is there");
-    let len = file.metadata().expect("it is there").len();
-    file.set_len(len - 5 * 4096).expect("it can be cut");
-}
-
-/// Commits until a barrier fails, twice, and each time goes on without a restart.
-async fn fail_and_recover(disk: &ThinDisk, written: &mut Written) {
-    written.commit_many(50).await;
-    for _ in 0..2 {
-        let ballast = fill(disk.below());
-        leave_a_little(&ballast);
-        let error = written.commit_until_refused().await;
-        // The loop device hands on its own disk's ENOSPC; others would say EIO.
-        let failed = match error {
-            StoreError::DiskFull { free, needed } => free > needed,
-            ref other => matches!(other, StoreError::Io { .. }),
-        };
-        assert!(failed, "expected a failed barrier, got {error:?}");
-        for _ in 0..5 {
-            assert!(written.commit().await.is_err(), "the disk has not changed");
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-        fs::remove_file(ballast).expect("the ballast can be removed");
-        written.commit_until_accepted().await;
-    }
-}
-
-#[tokio::test]
-async fn a_failing_barrier_refuses_commits_until_the_disk_works_again() {
-    for options in [&["-J", "size=4"][..], &["-O", "^has_journal"]] {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut disk = match ThinDisk::new(dir.path(), HONEST, options) {
-            Ok(disk) => disk,
-            Err(why) => return skip("failing barriers: root and a loop device", &why),
-        };
-        let folder = disk.path().join("store");
-        let mut written = Written::open(&folder);
-        fail_and_recover(&disk, &mut written).await;
-        let ledger = written.ledger.clone();
-        written.verify(&folder).await;
-        // After a failed barrier the kernel may show what never reached the disk.
-        disk.mount_again();
-        let store = SledStore::open(&folder, Options::default()).expect("the store opens");
-        assert_eq!(ledger.faults(&store).await, Vec::<String>::new());
-        store.close().await;
-    }
-}
-
-/// The disk has confirmed a barrier and not kept what came before it: acknowledged commits are in
-/// the kernel's memory only when the next barrier fails.
-#[tokio::test]
-async fn a_disk_that_loses_what_it_has_confirmed_is_given_it_again() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let mut disk = match ThinDisk::new(dir.path(), LYING, &["-J", "size=4"]) {
-        Ok(disk) => disk,
-        Err(why) => return skip("a disk that lies: root and a loop device", &why),
-    };
-    let folder = disk.path().join("store");
-    let mut written = Written::open(&folder);
-    fail_and_recover(&disk, &mut written).await;
-    let ledger = written.ledger.clone();
-    written.verify(&folder).await;
-    disk.mount_again();
-    let store = SledStore::open(&folder, Options::default()).expect("the store opens");
-    assert_eq!(ledger.faults(&store).await, Vec::<String>::new());
-    store.close().await;
-}
-
-/// Where the kernel's memory is gone as well, nothing can give those commits back. The store must
-/// notice, and go on noticing: what opens it must not make the rest look whole.
-#[tokio::test]
-async fn a_disk_that_has_lost_what_it_confirmed_never_opens_with_less() {
-    let mut refused = 0;
-    for _ in 0..3 {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut disk = match ThinDisk::new(dir.path(), LYING, &["-J", "size=4"]) {
-            Ok(disk) => disk,
-            Err(why) => return skip("a disk that has lied: root and a loop device", &why),
-        };
-        let mut written = Written::open(&disk.path().join("store"));
-        written.commit_many(50).await;
-        leave_a_little(&fill(disk.below()));
-        written.commit_until_refused().await;
-        written.store.close().await;
-        disk.unmount();
-        let after = disk.cut(dir.path());
-        let folder = after.path().join("store");
-        let mut answers = Vec::new();
-        for _ in 0..3 {
-            match SledStore::open(&folder, Options::default()) {
-                Ok(store) => {
-                    assert_eq!(written.ledger.faults(&store).await, Vec::<String>::new());
-                    store.close().await;
-                    answers.push(true);
-                }
-                Err(StoreError::Damaged(_)) => answers.push(false),
-                Err(other) => panic!("expected a damaged store, got {other}"),
-            }
-        }
-        assert!(answers.iter().all(|open| *open == answers[0]), "it changed its mind: {answers:?}");
-        refused += usize::from(!answers[0]);
-    }
-    assert!(refused > 0, "the disk lost nothing, so this has shown nothing");
-}
-
 /// sled takes a half-written snapshot for a whole one, and its log for corrupt.
 #[tokio::test]
 async fn a_start_that_was_cut_off_does_not_keep_the_store_closed() {
@@ -269,36 +158,6 @@ async fn a_start_that_was_cut_off_does_not_keep_the_store_closed() {
         store.close().await;
         assert!(!name.exists());
     }
-}
-
-/// A process that ends after a failed barrier leaves its bytes in the kernel's memory, called
-/// written. The next one must not build on them.
-#[tokio::test]
-async fn a_restart_after_a_failed_barrier_builds_on_what_the_disk_holds_only() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let disk = match ThinDisk::new(dir.path(), HONEST, &["-J", "size=4"]) {
-        Ok(disk) => disk,
-        Err(why) => return skip("a restart after a failed barrier: a loop device", &why),
-    };
-    let folder = disk.path().join("store");
-    let mut written = Written::open(&folder);
-    written.commit_many(50).await;
-    let ballast = fill(disk.below());
-    written.commit_until_refused().await;
-    written.store.close().await;
-    fs::remove_file(ballast).expect("the ballast can be removed");
-    let store = SledStore::open(&folder, Options::default()).expect("the store opens");
-    assert_eq!(written.ledger.faults(&store).await, Vec::<String>::new());
-    // The commit that was refused may have happened.
-    let next = next_number(&store, 0).await;
-    let mut written = Written { store, ledger: written.ledger, next };
-    written.commit_many(20).await;
-    let after = disk.cut(dir.path());
-    written.store.close().await;
-    let store = SledStore::open(&after.path().join("store"), Options::default());
-    let store = store.expect("the store opens after the cut");
-    assert_eq!(written.ledger.faults(&store).await, Vec::<String>::new());
-    store.close().await;
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -184,87 +183,6 @@ pub fn image(path: &Path, megabytes: u64, options: &[&str]) -> Result<(), String
     file.and_then(|file| file.set_len(megabytes << 20)).map_err(|error| error.to_string())?;
     let path = path.to_str().expect("a temporary path is plain");
     run("mkfs.ext4", &[options, &["-q", "-F", path]].concat())
-}
-
-/// A file system on a disk whose own store may be full: there seems to be room, writing is accepted,
-/// and the barrier fails.
-///
-/// The disk is a loop device over an image file in memory that is smaller than the image. A loop
-/// device calls a write that was cut short a success; the blocks behind the cut are lost without an
-/// error. Only where no write is longer than the memory's page is it an honest disk.
-pub struct ThinDisk {
-    above: Option<Mount>,
-    below: Mount,
-    image: PathBuf,
-    point: PathBuf,
-    requests: PathBuf,
-    former: String,
-}
-
-/// The parts of an image file that are there before anything is written to its files, in bytes.
-const METADATA: usize = 6 << 20;
-
-impl ThinDisk {
-    /// Mounts a disk in `dir`, on which no single write is longer than `kilobytes`.
-    pub fn new(dir: &Path, kilobytes: &str, options: &[&str]) -> Result<Self, String> {
-        let below = Mount::new(None, "size=64m", dir.join("below"))?;
-        let (disk, point) = (below.path().join("disk"), dir.join("above"));
-        // The journal and all else that is not a file's content lies in front, and has its room for
-        // good: a file system ends at the first failure of its journal.
-        let layout = ["-b", "4096", "-N", "512", "-E", "packed_meta_blocks=1,lazy_itable_init=0"];
-        image(&disk, 128, &[&layout, options].concat())?;
-        let file = OpenOptions::new().read(true).write(true).open(&disk);
-        let file = file.map_err(|error| error.to_string())?;
-        let mut front = vec![0; METADATA];
-        file.read_exact_at(&mut front, 0)
-            .and_then(|()| file.write_all_at(&front, 0))
-            .map_err(|error| error.to_string())?;
-        let above = Mount::new(Some(&disk), "loop", point.clone())?;
-        let device = fs::metadata(above.path()).map_err(|error| error.to_string())?.dev();
-        let (major, minor) = (libc::major(device), libc::minor(device));
-        let queue = PathBuf::from(format!("/sys/dev/block/{major}:{minor}/queue"));
-        let requests = queue.join("max_sectors_kb");
-        let former = fs::read_to_string(&requests).map_err(|error| error.to_string())?;
-        fs::write(&requests, kilobytes).map_err(|error| error.to_string())?;
-        Ok(Self { above: Some(above), below, image: disk, point, requests, former })
-    }
-
-    /// The folder at which the file system is mounted.
-    pub fn path(&self) -> &Path {
-        &self.point
-    }
-
-    /// The folder with the disk's own store.
-    pub fn below(&self) -> &Path {
-        self.below.path()
-    }
-
-    /// Mounts the file system afresh, which takes the kernel's memory of it away.
-    pub fn mount_again(&mut self) {
-        self.unmount();
-        let above = Mount::new(Some(&self.image), "loop", self.point.clone());
-        self.above = Some(above.expect("it mounts again"));
-    }
-
-    /// Gives what the disk holds now, as after a power cut, on a disk that has room.
-    pub fn cut(&self, dir: &Path) -> Mount {
-        let copy = dir.join("copy");
-        fs::copy(&self.image, &copy).expect("it can be copied");
-        Mount::new(Some(&copy), "loop", dir.join("after")).expect("the copy mounts")
-    }
-
-    /// Unmounts the file system: what only the kernel's memory held is gone.
-    pub fn unmount(&mut self) {
-        // The device keeps this when it goes to somebody else.
-        let _ = fs::write(&self.requests, self.former.trim());
-        self.above = None;
-    }
-}
-
-impl Drop for ThinDisk {
-    fn drop(&mut self) {
-        self.unmount();
-    }
 }
 
 /// Says loudly that a check was skipped for want of a right of this machine's; fails in CI.
