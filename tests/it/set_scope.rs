@@ -1,6 +1,6 @@
 //! The scope that a master sets: the next read obeys it, whoever reads and whatever was under way.
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use agentkeys::core::audit::{Action, Outcome};
 use agentkeys::core::backend::{AgentSummary, Grant, RevokeTarget};
@@ -218,19 +218,21 @@ async fn no_read_that_begins_after_it_was_narrowed_is_answered() {
     let ada = env.master("ada").await;
     let (bot, _) = paired(&ada, "bot", scope(&["github"])).await;
     ada.store("bot", "github", b"one").await;
-    let (narrow, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    // Odd while it is certain to be narrow; no two narrow times have one number.
+    let (phase, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let readers: Vec<_> = (0..8)
         .map(|_| {
-            let (narrow, over) = (narrow.clone(), over.clone());
+            let (phase, over) = (phase.clone(), over.clone());
             let bot = Master { backend: env.http(), session: copy_of(&bot.session), ..bot };
             tokio::spawn(async move {
                 let (mut released, mut refused) = (0, 0);
                 while !over.load(Ordering::SeqCst) {
-                    let began_narrow = narrow.load(Ordering::SeqCst);
+                    let began = phase.load(Ordering::SeqCst);
                     match bot.try_read("bot", "github").await {
                         Ok(_) => {
-                            // Still narrow: it was so all the time.
-                            assert!(!(began_narrow && narrow.load(Ordering::SeqCst)));
+                            let narrow_throughout =
+                                began % 2 == 1 && phase.load(Ordering::SeqCst) == began;
+                            assert!(!narrow_throughout);
                             released += 1;
                         }
                         Err(problem) => {
@@ -247,9 +249,9 @@ async fn no_read_that_begins_after_it_was_narrowed_is_answered() {
         set(&ada, "bot", scope(&["github"])).await;
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         set(&ada, "bot", scope(&[])).await;
-        narrow.store(true, Ordering::SeqCst);
+        phase.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        narrow.store(false, Ordering::SeqCst);
+        phase.fetch_add(1, Ordering::SeqCst);
     }
     over.store(true, Ordering::SeqCst);
     let (mut released, mut refused) = (0, 0);
