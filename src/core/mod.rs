@@ -13,6 +13,7 @@ pub mod frame;
 pub mod identity;
 pub mod otp;
 pub mod payment;
+pub mod pin;
 pub mod problem;
 pub mod scope;
 pub mod seal;

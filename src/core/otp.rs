@@ -77,7 +77,7 @@ impl FromStr for Otp {
 serde_by_text!(Otp);
 
 /// 32 symbols that people do not mix up: no I, L, O, U (Crockford's base 32).
-const SYMBOLS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+pub(crate) const SYMBOLS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// Eight symbols, shown as `ABCD-EFGH`; 40 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
