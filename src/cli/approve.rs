@@ -1,28 +1,35 @@
 //! `agentkeys approve`: shows what a child asks for, and says yes to just that.
 use argh::{ArgsInfo, FromArgs};
 
-use super::agents::label;
+use serde_json::json;
+
+use super::agents::{about, label};
 use super::ask;
-use super::clock::{now, span};
-use super::context::Context;
+use super::claims::folded;
+use super::clock::now;
+use super::context::{Context, Open};
 use super::report::{CliError, shown, usage};
+use super::request::View;
+use super::scopes::short_form;
 use super::{Checked, Finish};
 use crate::core::auth_request::{Details, Kind};
-use crate::core::backend::{AgentSummary, Fetched, Grant};
-use crate::core::identity::{AgentIdentity, Alias, ServiceName};
+use crate::core::backend::{AgentSummary, Approved, Fetched, Grant};
+use crate::core::identity::{AgentIdentity, Alias};
 use crate::core::otp::{Otp, PairCode};
+use crate::core::pin::Fingerprint;
 use crate::core::problem::{Code, Problem};
 use crate::core::scope::Scope;
-use crate::core::types::Timestamp;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Shows what the holder of a pair code asks for, and says yes after you have \
                    compared the OTP with the one on its screen. To recover an agent, its name \
-                   must be typed.",
+                   must be typed. Text that the other side supplied is quoted, as claimed.",
     note = "A scope is a list of services, or all, or none; :ro behind it makes it read-only. It \
             may be narrower than what was asked for, never wider. --as gives an agent that \
             exists, and ends that agent's old daemon.",
+    note = "The last line names your account: a daemon that is started with it takes an answer \
+            from no other.",
     note = "Without a terminal it takes --yes together with the --otp that the other side shows.",
     example = "agentkeys approve ABCD-EFGH",
     example = "agentkeys approve ABCD-EFGH --name my-bot --scope openrouter,github:ro",
@@ -74,31 +81,6 @@ pub fn pair_code(command: &str, words: &[String]) -> Result<PairCode, Problem> {
     }
 }
 
-/// Reads `a,b`, `all` or `none`, each with `:ro` behind it or without.
-pub(super) fn scope(text: &str) -> Result<Scope, Problem> {
-    let (services, read_only) = match text.strip_suffix(":ro") {
-        Some(services) => (services, true),
-        None => (text, false),
-    };
-    let services = match services {
-        "all" => None,
-        "none" => Some(Default::default()),
-        list => Some(
-            list.split(',')
-                .map(|name| name.trim().parse::<ServiceName>())
-                .collect::<Result<_, _>>()
-                .map_err(|_| {
-                    Problem::invalid(
-                        "--scope",
-                        "wants services with commas between them, or all, or none, \
-                         and :ro behind it for read-only",
-                    )
-                })?,
-        ),
-    };
-    Ok(Scope { services, read_only })
-}
-
 impl TryFrom<ApproveArgs> for Approve {
     type Error = Problem;
 
@@ -121,94 +103,11 @@ impl TryFrom<ApproveArgs> for Approve {
         let grant = Grant {
             agent_id: raw.existing.map(|text| text.parse::<AgentIdentity>()).transpose()?,
             name: raw.name.map(|text| text.parse::<Alias>()).transpose()?,
-            scope: raw.scope.map(|text| scope(&text)).transpose()?,
+            scope: raw.scope.map(|text| short_form("--scope", &text)).transpose()?,
         };
         let otp = raw.otp.map(|text| text.parse::<Otp>()).transpose()?;
         Ok(Self { code, grant, otp, yes: raw.yes })
     }
-}
-
-/// What a person is to see before they decide, line by line.
-fn describe(request: &Fetched, details: &Details, now: Timestamp) -> Vec<(String, String)> {
-    let mut lines: Vec<(String, String)> = Vec::new();
-    let mut line = |word: &str, text: String| lines.push((word.to_owned(), shown(&text)));
-    let agent = request.agent.as_ref();
-    line("kind", kind_in_words(request.kind).to_owned());
-    if let Some(agent) = agent {
-        line("agent", format!("{} ({})", label(agent), agent.wallet));
-    }
-    let claimed = |claim: &Option<crate::core::claim::Claim>| {
-        claim.as_ref().map_or("nothing".to_owned(), |claim| format!("\"{claim}\""))
-    };
-    let mut said = Vec::new();
-    match details {
-        Details::Pair(pair) => {
-            line("wants", pair.scope.to_string());
-            if let Some(name) = &pair.name {
-                said.push(format!("name \"{name}\""));
-            }
-            said.push(format!("host {}", claimed(&pair.host)));
-            said.push(format!("user {}", claimed(&pair.user)));
-        }
-        Details::Recover(recover) => {
-            line("wants", format!("to go on as \"{}\", with all that it may do", recover.agent));
-            said.push(format!("host {}", claimed(&recover.host)));
-            said.push(format!("user {}", claimed(&recover.user)));
-        }
-        Details::ScopeChange(change) => {
-            line("wants", change.scope.to_string());
-            if let Some(agent) = agent {
-                line("has now", agent.scope.to_string());
-            }
-            if let Some(reason) = &change.reason {
-                said.push(format!("reason \"{reason}\""));
-            }
-        }
-        Details::HighValueRelease(act) => {
-            line("wants", format!("to use {} once", act.service));
-            said.push(format!("{} {} of the smallest unit", act.amount, act.currency));
-            said.push(format!("\"{} {}{}\"", act.method, act.host, act.path));
-            line("body", act.body.to_string());
-            if let Some(reason) = &act.reason {
-                said.push(format!("reason \"{reason}\""));
-            }
-        }
-        Details::KeyRotate(rotate) => {
-            line("wants", "new keys for the same daemon".to_owned());
-            line("old keys", fingerprint(&rotate.old.to_string()));
-        }
-    }
-    for claim in said {
-        line("claimed", claim);
-    }
-    let mut saw = request.saw.address.clone();
-    if let Some(uid) = request.saw.uid {
-        saw.push_str(&format!(", uid {uid}"));
-    }
-    if let Some(program) = &request.saw.program {
-        saw.push_str(&format!(", program {program}"));
-    }
-    line("seen", saw);
-    line("key", fingerprint(&request.child_pubkey.fingerprint().to_string()));
-    line("age", span(now.since_ms(request.created_at)));
-    line("answer in", span(request.expires_at.since_ms(now)));
-    lines
-}
-
-fn kind_in_words(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Pair => "Pair: a new daemon wants to be an agent of yours",
-        Kind::Recover => "Recover: a daemon wants to take over an agent of yours",
-        Kind::ScopeChange => "ScopeChange: an agent wants to be allowed other things",
-        Kind::HighValueRelease => "HighValueRelease: an agent wants one act of high value",
-        Kind::KeyRotate => "KeyRotate: a daemon wants to replace its keys",
-    }
-}
-
-/// The first half of a fingerprint in groups of four, as people compare them.
-fn fingerprint(hex: &str) -> String {
-    let groups: Vec<&str> = (0..8).filter_map(|at| hex.get(at * 4..at * 4 + 4)).collect();
-    groups.join(" ")
 }
 
 impl Approve {
@@ -225,7 +124,8 @@ impl Approve {
         let asked = match details {
             Details::Pair(pair) => Some(&pair.scope),
             Details::ScopeChange(change) => Some(&change.scope),
-            Details::Recover(_) | Details::HighValueRelease(_) | Details::KeyRotate(_) => None,
+            Details::Recover(_) => request.agent.as_ref().map(|agent| &agent.scope),
+            Details::HighValueRelease(_) | Details::KeyRotate(_) => None,
         };
         match (&self.grant.scope, asked) {
             (None, _) => Ok(()),
@@ -242,7 +142,7 @@ impl Approve {
     }
 
     /// Lets the person decide.
-    fn confirm(&self, context: &Context<'_>, request: &Fetched) -> Result<(), CliError> {
+    fn confirm(&self, request: &Fetched) -> Result<(), CliError> {
         if self.otp.is_some_and(|otp| otp != request.otp) {
             return Err(Problem::new(
                 Code::Denied,
@@ -266,26 +166,78 @@ impl Approve {
         }
         match (&request.kind, &request.agent) {
             (Kind::Recover, Some(agent)) => {
-                context.out.say("This ends the agent's old daemon: its keys and its sessions.");
                 let name = label(agent);
                 let question = format!("Is the OTP the same on both sides? Then type {name}");
                 ask::for_word(&question, &name)
             }
-            _ => {
-                if let Some(agent) = &self.grant.agent_id {
-                    context.out.say(&format!("This ends the old daemon of {agent}."));
-                }
-                ask::for_yes("Is the OTP the same on both sides, and do you allow this?")
-            }
+            _ => ask::for_yes("Is the OTP the same on both sides, and do you allow this?"),
         }
     }
+}
+
+/// The agent that `--as` names, and where a name is wished for, all agents that it could be
+/// taken for.
+async fn beside(
+    context: &Context<'_>,
+    open: Open<'_>,
+    grant: &Grant,
+    details: &Details,
+) -> Result<(Option<AgentSummary>, Vec<AgentSummary>), CliError> {
+    if let Some(named) = &grant.agent_id {
+        let answer = open.backend.resolve_identity(open.token, named).await;
+        return Ok((Some(about(context, named, answer).await?), Vec::new()));
+    }
+    match details {
+        Details::Pair(pair) if pair.name.is_some() && grant.name.is_none() => {
+            Ok((None, open.backend.list_agents(open.token).await?))
+        }
+        _ => Ok((None, Vec::new())),
+    }
+}
+
+/// What was done, and what comes next.
+fn done(approved: &Approved, given: Option<&Scope>, replaced: bool) -> Vec<String> {
+    let agent = &approved.agent;
+    let name = label(agent);
+    let who = format!("{name} ({})", agent.wallet);
+    let may = given.unwrap_or(&agent.scope);
+    let mut said = match approved.kind {
+        Kind::Pair | Kind::Recover => vec![
+            format!("approved: {who} may {may}"),
+            "its daemon takes its session by itself, within seconds".to_owned(),
+        ],
+        Kind::ScopeChange => {
+            vec![format!("approved: {who} may {may}"), "its next read obeys it".to_owned()]
+        }
+        Kind::KeyRotate => vec![
+            format!("approved: {who} has new keys"),
+            "its daemon goes on with them by itself; the old keys and sessions have ended"
+                .to_owned(),
+        ],
+        Kind::HighValueRelease => {
+            vec![format!("approved: {who} may do this one act, within three minutes")]
+        }
+    };
+    if replaced {
+        said.push("the daemon that had it before has lost its access".to_owned());
+    }
+    if matches!(approved.kind, Kind::Pair | Kind::ScopeChange) {
+        said.push(format!("to give it a credential: agentkeys store {name} SERVICE"));
+    }
+    if approved.kind == Kind::Pair && agent.name.is_none() {
+        said.push(format!("to name it: agentkeys link {name} --alias NAME"));
+    }
+    said.push(format!("to end its access: agentkeys revoke {name}"));
+    said
 }
 
 impl Checked for Approve {
     type Raw = ApproveArgs;
 
-    async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
+    async fn run(mut self, context: &Context<'_>) -> Result<Finish, CliError> {
         let open = context.open().await?;
+        let me = open.backend.who_am_i(open.token).await?;
+        let account = Fingerprint::of(me.account, &me.master_key);
         let request = open.backend.fetch_auth_request(open.token, self.code).await?;
         let details = Details::from_canonical(request.kind, &request.details).map_err(|_| {
             Problem::new(
@@ -296,26 +248,48 @@ impl Checked for Approve {
             )
         })?;
         self.check(&request, &details)?;
+        let (existing, agents) = beside(context, open, &self.grant, &details).await?;
+        let view = View {
+            request: &request,
+            details: &details,
+            grant: &self.grant,
+            existing: existing.as_ref(),
+            agents: &agents,
+            account,
+            now: now(),
+        };
         let out = &context.out;
-        for (word, text) in describe(&request, &details, now()) {
-            out.say(&format!("  {word:<10} {text}"));
-        }
-        if let Some(scope) = &self.grant.scope {
-            out.say(&format!("  {:<10} {scope}", "you give"));
-        }
+        folded(&view.lines()).iter().for_each(|line| out.say(line));
         let (bold, plain) = if out.colour_err { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
         out.say(&format!("\n  {:<10} {bold}{}{plain}\n", "OTP", request.otp));
-        self.confirm(context, &request)?;
+        let (given, replaced) = (view.given(), view.replaced().is_some());
+        if existing.as_ref().or(request.agent.as_ref()).is_some_and(|agent| agent.daemon.is_some())
+            && replaced
+        {
+            out.say("The daemon that has this agent now loses its access: keys and sessions.");
+        }
+        self.confirm(&request)?;
+        if let Some(agent) = &existing {
+            // The one that was shown, and no more than was shown, whatever became of it since.
+            self.grant.agent_id = Some(AgentIdentity::Wallet(agent.wallet));
+            self.grant.scope.clone_from(&given);
+        }
         let seen = Some(request.seen_hash());
         let approved =
             open.backend.approve_auth_request(open.token, request.id, seen, self.grant).await?;
         if out.json {
-            out.object(&approved)?;
+            out.object(&json!({
+                "request_id": approved.request_id,
+                "kind": approved.kind,
+                "agent": approved.agent,
+                "scope": given,
+                "account": account,
+            }))?;
         } else {
-            let AgentSummary { wallet, scope, .. } = &approved.agent;
-            let name = label(&approved.agent);
-            out.say(&format!("approved: {name} ({wallet}) may {scope}"));
-            out.say(&format!("to end it again: agentkeys revoke {name}"));
+            for line in done(&approved, given.as_ref(), replaced) {
+                out.say(&shown(&line));
+            }
+            out.say(&format!("account {account}"));
         }
         Ok(Finish::Done)
     }
@@ -326,7 +300,7 @@ mod tests {
     use super::*;
     use crate::core::auth_request::Pair;
     use crate::core::backend::Seen;
-    use crate::core::types::{ChildKeys, RequestId};
+    use crate::core::types::{ChildKeys, RequestId, Timestamp};
 
     fn raw(scope: Option<&str>, yes: bool, otp: Option<&str>) -> ApproveArgs {
         ApproveArgs {
@@ -346,23 +320,11 @@ mod tests {
         assert!(Approve::try_from(raw(None, true, Some("123456"))).is_ok());
     }
 
-    #[test]
-    fn a_scope_is_a_list_all_or_none() {
-        let text = |text: &str| scope(text).map(|scope| scope.to_string()).ok();
-        assert_eq!(text("github,openrouter:ro").unwrap(), "read github, openrouter");
-        assert_eq!(text("OpenRouter").unwrap(), "read and store openrouter");
-        assert_eq!(text("none").unwrap(), "no service");
-        assert!(text("all:ro").unwrap().starts_with("read all"));
-        for bad in ["", ":ro", "a,,b", "a b", "a:rw"] {
-            assert_eq!(text(bad), None, "{bad}");
-        }
-    }
-
     fn request() -> (Fetched, Details) {
         let details = Details::Pair(Pair {
             host: Some("laptop".parse().unwrap()),
             name: Some("my-bot".parse().unwrap()),
-            scope: scope("openrouter:ro").unwrap(),
+            scope: short_form("--scope", "openrouter:ro").unwrap(),
             user: None,
         });
         let fetched = Fetched {
@@ -373,45 +335,10 @@ mod tests {
             otp: "012345".parse().unwrap(),
             created_at: Timestamp(1_000_000),
             expires_at: Timestamp(1_060_000),
-            saw: Seen {
-                address: "unix socket".to_owned(),
-                uid: Some(1000),
-                program: Some("/bin/\x1b[2Jnode".to_owned()),
-            },
+            saw: Seen::default(),
             agent: None,
         };
         (fetched, details)
-    }
-
-    #[test]
-    fn what_is_claimed_and_what_was_seen_stand_apart() {
-        let (fetched, details) = request();
-        let lines: Vec<String> = describe(&fetched, &details, Timestamp(1_012_000))
-            .into_iter()
-            .map(|(word, text)| format!("{word}: {text}"))
-            .collect();
-        assert_eq!(
-            lines,
-            [
-                "kind: Pair: a new daemon wants to be an agent of yours",
-                "wants: read openrouter",
-                "claimed: name \"my-bot\"",
-                "claimed: host \"laptop\"",
-                "claimed: user nothing",
-                "seen: unix socket, uid 1000, program /bin/\\u{1b}[2Jnode",
-                "key: f2a8 3e1d 7dcb 3a6a 4b2a 4b1c 5a2f 5b3f",
-                "age: 12 seconds",
-                "answer in: 48 seconds",
-            ]
-            .map(|line| match line.strip_prefix("key: ") {
-                Some(_) => format!("key: {}", fingerprint(&fetched.child_pubkey.fingerprint().to_string())),
-                None => line.to_owned(),
-            })
-        );
-        assert_eq!(
-            fingerprint(&"0123456789abcdef".repeat(4)),
-            "0123 4567 89ab cdef 0123 4567 89ab cdef"
-        );
     }
 
     #[test]

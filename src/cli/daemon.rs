@@ -99,7 +99,7 @@ impl TryFrom<DaemonArgs> for Daemon {
             stdio: raw.stdio,
             agent: raw.agent.map(|name| name.parse()).transpose()?,
             scope: match raw.services.as_deref() {
-                Some(text) => super::approve::scope(text)?,
+                Some(text) => super::scopes::short_form("--services", text)?,
                 None => Scope::everything(),
             },
             recover: recover.map(|name| name.parse()).transpose()?,
@@ -153,7 +153,7 @@ mod tests {
             ("daemon --recover a --services b", "--recover"),
             ("daemon --agent ..", "alias"),
             ("daemon --recover a#abcd", "fingerprint"),
-            ("daemon --services a,,b", "--scope"),
+            ("daemon --services a,,b", "--services"),
         ] {
             let problem = read(line).unwrap_err();
             assert!(problem.detail.contains(names), "{line}: {}", problem.detail);

@@ -3,6 +3,7 @@ use super::session::{Fact, SessionPlace};
 use crate::client::connect;
 use crate::client::doctor::{BackendFacts, BackendState, Facts, KeyringState, RootKey};
 use crate::core::backend::WhoAmI;
+use crate::core::pin::Fingerprint;
 use crate::core::problem::Problem;
 use crate::core::types::Timestamp;
 use crate::core::wire::WIRE_VERSION;
@@ -176,7 +177,8 @@ fn session(me: &WhoAmI, place: &SessionPlace) -> Vec<Fact> {
     } else {
         Fact::good("presence", format!("level {}", me.presence))
     };
-    vec![Fact::good("session", who), kept, presence]
+    let account = Fingerprint::of(me.account, &me.master_key);
+    vec![Fact::good("session", who), Fact::good("account", account.to_string()), kept, presence]
 }
 
 /// What the kernel gives this process. The backend reads its own back, and does not start

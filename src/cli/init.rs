@@ -8,14 +8,16 @@ use super::report::{CliError, usage};
 use super::session::SessionPlace;
 use super::{Checked, Finish};
 use crate::core::backend::IdentityProof;
+use crate::core::pin::Fingerprint;
 use crate::core::problem::Problem;
 use crate::core::secret::SecretBytes;
-use crate::core::types::Hash32;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Signs you in as the master: the private backend of this machine knows you by \
                    your Unix user, and is started if it does not run. Safe to run again.",
+    note = "The account's line is its fingerprint: a daemon that is started with --account and it \
+            takes an answer from no other account.",
     note = "--mock-token is accepted by a backend that was started with --dev, and by no other.",
     example = "agentkeys init",
     example = "agentkeys init --backend http://127.0.0.1:8080 --mock-token alice"
@@ -68,7 +70,7 @@ impl Checked for Init {
         let open = context.open().await?;
         let me = open.backend.who_am_i(open.token).await?;
         let kept = place(&link.session_place());
-        let fingerprint = Hash32::of(&me.master_key.0);
+        let fingerprint = Fingerprint::of(me.account, &me.master_key);
         if context.out.json {
             context.out.object(&json!({
                 "account": me.account,
@@ -78,6 +80,7 @@ impl Checked for Init {
                 "expires_at": me.expires_at,
                 "presence": me.presence,
                 "master_key": me.master_key,
+                "fingerprint": fingerprint,
                 "backend": link.address(),
                 "session_place": kept,
             }))?;
@@ -85,7 +88,7 @@ impl Checked for Init {
             let out = &context.out;
             out.say(&format!("signed in as {}", super::report::shown(&me.identity)));
             out.say(&format!("  wallet      {}", me.wallet));
-            out.say(&format!("  master key  {}", &fingerprint.to_string()[..32]));
+            out.say(&format!("  account     {fingerprint}"));
             out.say(&format!("  backend     {}", super::report::shown(&link.address())));
             out.say(&format!("  session     in {}", super::report::shown(&kept)));
             out.say("next: agentkeys store my-agent openrouter");

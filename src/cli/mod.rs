@@ -8,6 +8,7 @@
 pub mod agents;
 pub mod args;
 pub mod ask;
+pub mod claims;
 pub mod clock;
 pub mod context;
 pub mod env_file;
@@ -17,6 +18,8 @@ pub mod machine;
 pub mod near;
 pub mod output;
 pub mod report;
+pub mod request;
+pub mod scopes;
 pub mod secret_input;
 pub mod session;
 
@@ -38,6 +41,7 @@ pub mod read;
 pub mod reinstate;
 pub mod revoke;
 pub mod run;
+pub mod scope;
 pub mod seal;
 pub mod serve;
 pub mod store;
@@ -146,6 +150,7 @@ pub const COMMANDS: &[Command] = &[
     command!("approve", Agents, approve::Approve),
     command!("pending", Agents, pending::Pending),
     command!("deny", Agents, deny::Deny),
+    command!("scope", Agents, scope::SetScope),
     command!("revoke", Agents, revoke::Revoke),
     command!("reinstate", Agents, reinstate::Reinstate),
     command!("teardown", Agents, teardown::Teardown),

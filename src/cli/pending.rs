@@ -3,10 +3,12 @@ use argh::{ArgsInfo, FromArgs};
 use serde_json::json;
 
 use super::Finish;
+use super::agents::label;
 use super::clock::{now, span};
 use super::context::Context;
 use super::report::CliError;
 use crate::core::problem::Problem;
+use crate::core::types::WalletAddress;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -43,6 +45,16 @@ impl super::Checked for Pending {
             context.out.say("nothing waits for an answer");
             return Ok(Finish::Done);
         }
+        // A request holds an address; people know names.
+        let agents = if waiting.iter().any(|request| request.agent.is_some()) {
+            open.backend.list_agents(open.token).await?
+        } else {
+            Vec::new()
+        };
+        let name = |wallet: WalletAddress| {
+            let known = agents.iter().find(|agent| agent.wallet == wallet);
+            known.map_or_else(|| wallet.to_string(), label)
+        };
         let now = now();
         let rows: Vec<Vec<String>> = waiting
             .iter()
@@ -50,12 +62,13 @@ impl super::Checked for Pending {
                 vec![
                     request.pair_code.to_string(),
                     request.kind.as_str().to_owned(),
-                    request.agent.map_or("-".to_owned(), |wallet| wallet.to_string()),
+                    request.agent.map_or("-".to_owned(), name),
+                    span(now.since_ms(request.created_at)),
                     span(request.expires_at.since_ms(now)),
                 ]
             })
             .collect();
-        context.out.table(&["CODE", "KIND", "AGENT", "ANSWER IN"], &rows)?;
+        context.out.table(&["CODE", "KIND", "AGENT", "AGE", "ANSWER IN"], &rows)?;
         context.out.say("see one and decide: agentkeys approve CODE, agentkeys deny CODE");
         Ok(Finish::Done)
     }

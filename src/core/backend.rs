@@ -188,8 +188,25 @@ pub struct AgentSummary {
     /// When it was revoked; absent while it is active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revocation>,
+    /// The daemon that has it; absent while none was paired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<Daemon>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// The daemon that an agent was given to last.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Daemon {
+    /// [`ChildKeys::fingerprint`] of its keys.
+    pub fingerprint: Hash32,
+    /// When it was given these keys' session.
+    pub since: Timestamp,
+    /// When its session was last used, to within ten minutes. Known in the answer to a fetch
+    /// only, and while it has a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
 }
 
 /// When access was ended, and by whom.
@@ -229,8 +246,19 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Hash of what was shown; approving with it approves just that.
+    /// Hash of what was shown; approving with it approves just that. It covers the request,
+    /// what the backend saw of the child, and the agent as it is now: name, scope, revocation
+    /// and daemon. How long there is left, and when the daemon was last used, are not covered:
+    /// they change while a person reads.
     pub fn seen_hash(&self) -> Hash32 {
+        let plain = "they hold nothing that CBOR forbids";
+        let saw = super::cbor::to_canonical(&self.saw).expect(plain);
+        let agent = self.agent.clone().map(|mut agent| {
+            if let Some(daemon) = &mut agent.daemon {
+                daemon.last_used = None;
+            }
+            super::cbor::to_canonical(&agent).expect(plain)
+        });
         let framed = super::frame::Frame::new("AgentKeys-v1-Seen")
             .field(&self.id.0)
             .field(self.kind.as_str().as_bytes())
@@ -238,7 +266,8 @@ impl Fetched {
             .field(&self.child_pubkey.0)
             .field(self.otp.to_string().as_bytes())
             .field(&self.created_at.0.to_be_bytes())
-            .optional(self.agent.as_ref().map(|agent| &agent.wallet.0[..]));
+            .field(&saw)
+            .optional(agent.as_deref());
         Hash32::of(framed.bytes())
     }
 }
@@ -467,6 +496,15 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
 
     /// Trades a renewal secret for the next session and the next secret.
     async fn renew_session(&self, renewal: &RenewalSecret) -> Answer<Minted>;
+
+    /// Sets what an agent may do, wider or narrower; the next read obeys it. A session that was
+    /// given less than its agent keeps to both.
+    async fn set_scope(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        scope: Scope,
+    ) -> Answer<AgentSummary>;
 
     /// Gives a revoked agent its right back; never a session or key.
     async fn reinstate_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()>;

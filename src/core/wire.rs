@@ -104,6 +104,8 @@ routes! {
     AgentCreate "agent_create" "POST" "/agents";
     /// Lists the agents.
     AgentList "agent_list" "GET" "/agents";
+    /// Sets what an agent may do.
+    AgentScope "agent_scope" "POST" "/agent/scope";
     /// Gives a revoked agent its right back.
     AgentReinstate "agent_reinstate" "POST" "/agent/reinstate";
     /// Lists an agent's credentials, never their values.

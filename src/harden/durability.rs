@@ -157,7 +157,7 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 /// Drops the kernel's clean cached pages of `file`, so that the next read sees the disk.
 ///
 /// After a failed `fdatasync` Linux keeps the unwritten pages and calls them clean; whoever reads
-/// them takes for stored what is not.
+/// them takes for stored what is not. The caller must have saved what is worth keeping of them.
 ///
 /// # Errors
 /// The system's, from `posix_fadvise`.

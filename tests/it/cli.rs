@@ -176,6 +176,7 @@ fn help_has_examples() {
         "approve",
         "pending",
         "deny",
+        "scope",
         "revoke",
         "reinstate",
         "teardown",

@@ -186,11 +186,27 @@ async fn scopes_and_children(backend: &dyn AccountBackend) {
         assert_eq!(problem(backend.revoke_session(session, target).await).code, Code::Denied);
         assert_eq!(problem(backend.teardown_agent(session, &id("one")).await).code, Code::Denied);
         assert_eq!(problem(backend.list_pending(session).await).code, Code::Denied);
+        let wider = backend.set_scope(session, &id("one"), Scope::everything()).await;
+        assert_eq!(problem(wider).code, Code::Denied);
     }
     let sealed = home.seal(wallet, "anthropic", b"x").await;
     let by_reader =
         backend.store_credential(&some.session, &id("one"), &service("anthropic"), sealed).await;
     assert_eq!(problem(by_reader).code, Code::Denied);
+    // The master sets it, and each session obeys it at once: no wider than before by itself.
+    let only = Scope { services: Some([service("openrouter")].into()), read_only: false };
+    let set = backend.set_scope(&home.session, &id("one"), only.clone()).await.expect("set");
+    assert_eq!((set.wallet, &set.scope), (wallet, &only));
+    home.read(&all.session, "one", "openrouter").await.expect("released");
+    for (session, name) in [(&all, "anthropic"), (&some, "anthropic"), (&some, "openrouter")] {
+        let refused = problem(home.read(&session.session, "one", name).await);
+        assert_eq!(refused.code, Code::Denied);
+    }
+    let set = backend.set_scope(&home.session, &id("one"), Scope::everything()).await;
+    assert_eq!(set.expect("set").scope, Scope::everything());
+    home.read(&some.session, "one", "anthropic").await.expect("released");
+    let missing = backend.set_scope(&home.session, &id("nobody"), only).await;
+    assert_eq!(problem(missing).code, Code::AgentNotFound);
     let nameless =
         backend.create_child_session(&home.session, None, Scope::everything()).await.expect("new");
     assert_ne!(nameless.wallet, wallet);

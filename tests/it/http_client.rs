@@ -114,6 +114,8 @@ async fn round_trip(server: &Server, to: &HttpBackend) {
     }
     to.teardown_agent(&session, &agent).await.unwrap();
     said(format!("teardown_agent {agent:?}"));
+    assert_eq!(to.set_scope(&session, &agent, scope()).await.unwrap(), agent_summary());
+    said(format!("set_scope {agent:?} {:?}", scope()));
     to.reinstate_agent(&session, &agent).await.unwrap();
     said(format!("reinstate_agent {agent:?}"));
     assert_eq!(to.shielding_key().await.unwrap(), shielding());

@@ -164,6 +164,11 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
             Route::AgentReinstate | Route::CredentialTeardown => {
                 (session.expose(), String::new(), agent.clone())
             }
+            Route::AgentScope => (
+                session.expose(),
+                String::new(),
+                json!({"agent_id": "a", "scope": {"services": ["x"], "read_only": true}}),
+            ),
             Route::CredentialList | Route::CredentialReadAll => {
                 (session.expose(), "?agent_id=a".to_owned(), Value::Null)
             }

@@ -74,6 +74,11 @@ pub fn agent_summary() -> AgentSummary {
         identities: vec!["My-Agent".parse().unwrap(), "a+b@x.org".parse().unwrap()],
         scope: scope(),
         revoked: Some(Revocation { at: Timestamp(5_000), by: "the master session".into() }),
+        daemon: Some(Daemon {
+            fingerprint: Hash32([8; 32]),
+            since: Timestamp(4_500),
+            last_used: Some(Timestamp(4_700)),
+        }),
         created_at: Timestamp(4_000),
     }
 }
@@ -498,6 +503,16 @@ impl AccountBackend for Fake {
     async fn renew_session(&self, renewal: &RenewalSecret) -> Answer<Minted> {
         self.write(format!("renew_session {}", renewal.expose()));
         Ok(minted(SessionToken::child(&[2; 32]), Some(RenewalSecret::new(&[9; 32]))))
+    }
+
+    async fn set_scope(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        scope: Scope,
+    ) -> Answer<AgentSummary> {
+        self.note(session, format!("set_scope {agent:?} {scope:?}"))?;
+        Ok(agent_summary())
     }
 
     async fn reinstate_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()> {

@@ -71,6 +71,7 @@ fn agent() -> AgentSummary {
         identities: vec!["my-bot".parse().unwrap()],
         scope: Scope::everything(),
         revoked: None,
+        daemon: None,
         created_at: NOW,
     }
 }

@@ -108,7 +108,7 @@ def jsonable(value, key=None):
         return [jsonable(v) for v in value]
     if isinstance(value, bytes):
         return shown(value) if len(value) == 20 else value.hex()
-    if key in ("time", "expires_at"):
+    if key in ("time", "expires_at", "created_at", "at", "since"):
         return rfc3339(value)
     return value
 
@@ -248,6 +248,7 @@ def auth_request(index, name, kind, details):
             *optional(None if granted is None else canonical(granted)),
         )
     )
+    saw, named = shown_beside(index, kind, agent)
     seen = frame(
         "AgentKeys-v1-Seen",
         request,
@@ -256,7 +257,8 @@ def auth_request(index, name, kind, details):
         keys,
         otp.encode(),
         number(created, 8),
-        *optional(agent),
+        canonical(saw),
+        *optional(None if named is None else canonical(named)),
     )
     return {
         "name": name,
@@ -269,6 +271,8 @@ def auth_request(index, name, kind, details):
         "child_pubkey": keys.hex(),
         "otp": otp,
         "pair_code": pair_code(tag("AgentKeys-v1-PairCode")),
+        "saw": saw,
+        "agent": named and jsonable(named),
         "seen_hash": sha256(seen).hex(),
         "decision": {
             "parent_session": parent and parent.hex(),
@@ -282,6 +286,33 @@ def auth_request(index, name, kind, details):
             "signature": MASTER.sign(digest).hex(),
         },
     }
+
+
+def shown_beside(index, kind, agent):
+    """What the backend saw of the child, and the agent as the one who decides is shown it."""
+    saw = [
+        {"address": ""},
+        {"address": "192.0.2.7"},
+        {"address": "unix socket", "uid": 1000, "program": "/usr/bin/agentkeys"},
+        {"address": "2001:db8::1"},
+    ][index % 4]
+    if kind == "Pair":
+        return saw, None
+    born = 1_775_000_000_000 + index
+    named = {
+        "wallet": agent or wallet("bot"),
+        "identities": [],
+        "scope": [ALL, NONE, FULL][index % 3],
+        "created_at": born,
+    }
+    if index % 2:
+        named["name"] = "My-Bot"
+        named["identities"] = ["My-Bot", "bot+1@example.co.uk", "my.bot.eth"]
+    if index % 5 == 1:
+        named["revoked"] = {"at": born + 9, "by": f'the master session on host "{EMOJI}"'}
+    if index % 3:
+        named["daemon"] = {"fingerprint": drawn(f"daemon {index}", 32), "since": born + 5}
+    return saw, named
 
 
 def refused_by_schema():
@@ -408,6 +439,20 @@ def tokens():
     return out
 
 
+# ---- fingerprints of accounts ----
+def fingerprints():
+    out = []
+    cases = [(bytes(16), bytes(32)), (b"\xff" * 16, b"\xff" * 32)]
+    cases += [(drawn(f"account {n}", 16), drawn(f"master {n}", 32)) for n in range(4)]
+    cases.append((drawn("account", 16), public(MASTER)))
+    for account, master in cases:
+        bits = int.from_bytes(sha256(frame("AgentKeys-v1-Account", account, master))[:20], "big")
+        text = "".join(SYMBOLS[bits >> shift & 31].lower() for shift in range(155, -1, -5))
+        text = "-".join(text[at : at + 4] for at in range(0, 32, 4))
+        out.append({"account": account.hex(), "master_key": master.hex(), "fingerprint": text})
+    return out
+
+
 # ---- characters that a claim may not hold ----
 # Other_Default_Ignorable_Code_Point and Variation_Selector of Unicode's PropList.txt.
 IGNORABLE = [
@@ -452,6 +497,7 @@ def main():
     write("seal_vectors.json", sealing())
     write("audit_vectors.json", {"master_seed": seed, **audit()})
     write("token_vectors.json", tokens())
+    write("fingerprint_vectors.json", fingerprints())
     write("unshowable.json", unshowable())
 
 

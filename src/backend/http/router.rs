@@ -77,6 +77,7 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
         Route::SessionRevoke => Action::Session(session::revoke(call)?),
         Route::AgentCreate => Action::Agent(agent::create(call)?),
         Route::AgentList => Action::Agent(agent::list(call)?),
+        Route::AgentScope => Action::Agent(agent::scope(call)?),
         Route::AgentReinstate => Action::Agent(agent::reinstate(call)?),
         Route::CredentialList => Action::Credential(credential::list(call)?),
         Route::CredentialStore => Action::Credential(credential::store(call)?),

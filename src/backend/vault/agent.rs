@@ -2,7 +2,7 @@
 use super::access::{Access, agent_not_found};
 use super::fence::Fence;
 use super::journal::Proposal;
-use super::rows::{AccountRow, AgentLink, AgentRow, CredentialRow};
+use super::rows::{AccountRow, AgentLink, AgentRow, CredentialRow, DaemonRow};
 use super::{Inner, answer, keys};
 use crate::backend::store::{Check, KeyRange, Write};
 use crate::core::audit::{Action, Outcome};
@@ -20,7 +20,7 @@ pub const MAX_AGENTS: u32 = 10_000;
 pub struct NewAgent {
     pub name: Option<Alias>,
     pub scope: Scope,
-    pub keys: Option<ChildKeys>,
+    pub daemon: Option<(ChildKeys, DaemonRow)>,
 }
 
 fn name_taken(name: &AgentIdentity) -> Problem {
@@ -57,7 +57,8 @@ impl Inner {
             epoch: 0,
             ended: None,
             revoked: None,
-            keys: new.keys,
+            keys: new.daemon.map(|(keys, _)| keys),
+            daemon: new.daemon.map(|(_, daemon)| daemon),
             services: 0,
             movements: 0,
             created_at: access.now,
@@ -104,7 +105,7 @@ impl Inner {
             return Err(name_taken(&identity));
         }
         let mut proposal = access.unchanged();
-        let new = NewAgent { name: Some(name.clone()), scope: Scope::everything(), keys: None };
+        let new = NewAgent { name: Some(name.clone()), scope: Scope::everything(), daemon: None };
         let row = self.push_agent(access, new, &mut proposal)?;
         let event = access.event(Action::AgentCreate, Outcome::Allowed);
         proposal.events.push(event.detail(format!("{name} {}", row.wallet)));

@@ -6,8 +6,9 @@ pub use super::guess::Openings;
 use super::guess::{Guesser, address_of};
 use super::journal::Proposal;
 use super::rendezvous::{Parked, changes_at};
-use super::rows::{AgentRow, Bound, Progress, RequestLink, RequestRow};
+use super::rows::{AgentRow, Bound, FamilyRow, Progress, RequestLink, RequestRow, SessionKind};
 use super::session::bounded;
+use super::turns::Turns;
 use super::{Inner, Loaded, MAX_TRIES, answer, keys, sweep};
 use crate::backend::peer::Peer;
 use crate::backend::store::{Check, Write};
@@ -17,7 +18,7 @@ use crate::core::decision::Decision;
 use crate::core::otp::{Covered, PairCode};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::OpenToken;
-use crate::core::types::{Hash32, Nonce, RequestId, Timestamp};
+use crate::core::types::{AccountId, Hash32, Nonce, RequestId, Timestamp};
 
 /// An unfetched request lives this long, and a decision waits as long at most.
 pub const LIVE_MS: u64 = 5 * 60 * 1000;
@@ -77,6 +78,20 @@ pub fn not_yours(access: Option<&Access>) -> Problem {
         cause,
         "sign in as the account that owns the agent; a code that another account is confirming \
          is free again after a minute",
+    )
+}
+
+/// Another account has fetched it, or goes first.
+fn anothers_turn(until: Timestamp, now: Timestamp, first: &str) -> Problem {
+    let seconds = until.since_ms(now).div_ceil(1000).max(1);
+    Problem::new(
+        Code::Unauthorized,
+        "another account is looking at this request",
+        format!("it has {seconds} s left to answer; {first}"),
+        format!(
+            "wait {seconds} s, then run it again; if none but you should have the code, let the \
+             agent show a new one"
+        ),
     )
 }
 
@@ -156,6 +171,7 @@ impl Inner {
                     asker.agent.as_ref().map(|agent| (asker.account_id(), agent.row.wallet))
                 }),
                 bound: None,
+                turns: Turns::default(),
                 progress: Progress::Live,
                 registered: None,
                 relay: None,
@@ -276,10 +292,37 @@ impl Inner {
         };
         // Once it is over, whoever has the code learns that, swept or not.
         let live = matches!(row.progress, Progress::Live) && access.now < ends_at(row);
-        if foreign && live {
-            return Err(one_try.wrong(not_yours(Some(access))).await);
+        if !(foreign && live) {
+            return Ok(request);
         }
-        Ok(request)
+        let problem = match row.bound.filter(|_| row.agent.is_none()) {
+            None => not_yours(Some(access)),
+            Some(bound) => {
+                self.note_waiting(account, &request).await?;
+                anothers_turn(bound.until, access.now, "if it does not, you go before it")
+            }
+        };
+        Err(one_try.wrong(problem).await)
+    }
+
+    /// Remembers that an account came while the request was another's.
+    async fn note_waiting(&self, account: AccountId, found: &Loaded<RequestRow>) -> Answer<()> {
+        let mut request = found.clone();
+        for _ in 0..MAX_TRIES {
+            let mut row = RequestRow::clone(&request.row);
+            if !matches!(row.progress, Progress::Live) || !row.turns.came(account) {
+                return Ok(());
+            }
+            let mut proposal = Proposal::default();
+            proposal.checks.push(request.unchanged());
+            proposal.writes.push(self.put(request.key.clone(), &row)?);
+            if self.propose(proposal).await? {
+                return Ok(());
+            }
+            let Some(now) = self.load(request.key.clone()).await? else { return Ok(()) };
+            request = now;
+        }
+        Err(answer::busy())
     }
 
     /// A code that a peer without a session sent.
@@ -323,18 +366,32 @@ impl Inner {
             return Err(expired(&request.row, access.now));
         }
         let mut row = RequestRow::clone(&request.row);
+        let account = access.account_id();
+        if let Some(lapsed) = &row.bound {
+            row.turns.lapsed(lapsed.account);
+            let first_until = lapsed.until.plus_ms(CONFIRM_MS);
+            let over = access.now >= first_until;
+            if !over && row.turns.must_wait(account) {
+                return Err(anothers_turn(
+                    first_until,
+                    access.now,
+                    "it waited, and you had a turn",
+                ));
+            }
+            row.turns.begins(account, over);
+        }
         let until = access.now.plus_ms(CONFIRM_MS);
         let mut proposal = access.unchanged();
         proposal.checks.push(request.unchanged());
-        if let Some(lapsed) = row.bound.filter(|lapsed| lapsed.account != access.account_id()) {
+        if let Some(lapsed) = row.bound.filter(|lapsed| lapsed.account != account) {
             // Whoever had it and did not confirm leaves nothing behind: no payload for the
             // child, and no row in their list.
             row.relay = None;
             proposal.writes.push(Write::Delete(keys::pending(lapsed.account, row.id)));
         }
-        row.bound = Some(Bound { account: access.account_id(), until });
+        row.bound = Some(Bound { account, until });
         proposal.writes.push(self.put(request.key.clone(), &row)?);
-        let key = keys::pending(access.account_id(), row.id);
+        let key = keys::pending(account, row.id);
         proposal.writes.push(self.put(key, &RequestLink { request: row.id, hash: None })?);
         Ok(Some((row, proposal)))
     }
@@ -353,7 +410,24 @@ impl Inner {
                 row
             }
         };
-        Ok(Some(shown(&row, agent.as_ref().map(|agent| &*agent.row))))
+        let mut fetched = shown(&row, agent.as_ref().map(|agent| &*agent.row));
+        let daemon = fetched.agent.as_mut().and_then(|agent| agent.daemon.as_mut());
+        if let (Some(daemon), Some(agent)) = (daemon, &agent) {
+            daemon.last_used = self.last_use(&agent.row).await?;
+        }
+        Ok(Some(fetched))
+    }
+
+    /// When the daemon that an agent was given to last used its session, as far as is on record.
+    async fn last_use(&self, agent: &AgentRow) -> Answer<Option<Timestamp>> {
+        let Some(daemon) = agent.daemon else { return Ok(None) };
+        let line = self.load::<FamilyRow>(keys::family(&daemon.family)).await?;
+        let Some(line) = line else { return Ok(None) };
+        let Some(session) = self.session(line.row.session).await? else { return Ok(None) };
+        // To renew is a use as well.
+        let used = line.row.previous.is_some()
+            || matches!(session.row.kind, SessionKind::Child { used: true, .. });
+        Ok(used.then_some(session.row.last_used))
     }
 
     /// The agent that a request names, looked up in the account of whoever asks.

@@ -283,6 +283,18 @@ impl AccountBackend for Caller {
         Ok(minted)
     }
 
+    async fn set_scope(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        scope: Scope,
+    ) -> Answer<AgentSummary> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.set_scope(&access, agent, &scope).await?
+        })
+    }
+
     async fn reinstate_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()> {
         until_done!({
             let access = self.access(session).await?;

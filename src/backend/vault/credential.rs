@@ -35,7 +35,9 @@ fn out_of_scope(agent: &AgentRow, scope: &Scope, service: &ServiceName) -> Probl
         Code::Denied,
         format!("access denied: \"{service}\" is outside the scope of agent \"{name}\""),
         format!("its scope is: {scope}"),
-        "ask the master for a wider scope",
+        format!(
+            "master: agentkeys scope {name} --services ...\nagent: ask the master for a wider scope"
+        ),
     )
 }
 

@@ -21,8 +21,10 @@ mod ledger;
 mod rendezvous;
 mod renewal;
 mod rows;
+mod scope;
 mod session;
 mod sweep;
+mod turns;
 mod verdict;
 
 use std::collections::HashMap;

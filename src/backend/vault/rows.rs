@@ -1,8 +1,9 @@
 //! What the vault's rows hold.
 use serde::{Deserialize, Serialize};
 
+use super::turns::Turns;
 use crate::core::auth_request::Kind;
-use crate::core::backend::{AgentSummary, Revocation, Seen};
+use crate::core::backend::{AgentSummary, Daemon, Revocation, Seen};
 use crate::core::decision::Decision;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::otp::{Otp, PairCode};
@@ -74,11 +75,21 @@ pub struct AgentRow {
     pub revoked: Option<Revocation>,
     /// The daemon's keys, once one was paired.
     pub keys: Option<ChildKeys>,
+    /// Since when they are its keys, and the sessions that came of it.
+    pub daemon: Option<DaemonRow>,
     /// How many services it has credentials of.
     pub services: u32,
     /// Movements of its ledger so far.
     pub movements: u64,
     pub created_at: Timestamp,
+}
+
+/// When an agent was given to a daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonRow {
+    pub since: Timestamp,
+    /// The line of sessions that it was given.
+    pub family: [u8; 16],
 }
 
 impl AgentRow {
@@ -99,6 +110,11 @@ impl AgentRow {
             identities: self.identities.clone(),
             scope: self.scope.clone(),
             revoked: self.revoked.clone(),
+            daemon: self.keys.zip(self.daemon).map(|(keys, daemon)| Daemon {
+                fingerprint: keys.fingerprint(),
+                since: daemon.since,
+                last_used: None,
+            }),
             created_at: self.created_at,
         }
     }
@@ -233,6 +249,9 @@ pub struct RequestRow {
     /// The account and agent that it names, when the child's session says so at open.
     pub agent: Option<(AccountId, WalletAddress)>,
     pub bound: Option<Bound>,
+    /// Who had it before, and who waits for it.
+    #[serde(default)]
+    pub turns: Turns,
     pub progress: Progress,
     /// Hash of the registration token.
     pub registered: Option<Hash32>,

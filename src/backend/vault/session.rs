@@ -22,6 +22,7 @@ pub struct ChildOf<'a> {
     pub agent: &'a AgentRow,
     pub scope: Option<Scope>,
     pub request: Option<RequestId>,
+    pub family: [u8; 16],
     pub host: Option<String>,
     pub user: Option<String>,
 }
@@ -65,6 +66,11 @@ impl Inner {
         Ok(())
     }
 
+    /// A name for a line of sessions that begins.
+    pub fn new_family(&self) -> Answer<[u8; 16]> {
+        self.entropy.bytes().map_err(answer::entropy)
+    }
+
     /// Adds a fresh child session, with a renewal family of its own.
     pub fn mint_child(
         &self,
@@ -72,10 +78,9 @@ impl Inner {
         of: ChildOf<'_>,
         proposal: &mut Proposal,
     ) -> Answer<Minted> {
-        let family_id: [u8; 16] = self.entropy.bytes().map_err(answer::entropy)?;
         let token = SessionToken::child(self.entropy.key().map_err(answer::entropy)?.expose());
         let renewal = RenewalSecret::new(self.entropy.key().map_err(answer::entropy)?.expose());
-        let ChildOf { agent, scope, request, host, user } = of;
+        let ChildOf { agent, scope, request, family: family_id, host, user } = of;
         let session = SessionRow {
             hash: token.hash(),
             account: agent.account,
@@ -152,7 +157,7 @@ impl Inner {
                 (AgentRow::clone(&agent.row), narrower)
             }
             None => {
-                let new = NewAgent { name: None, scope: scope.clone(), keys: None };
+                let new = NewAgent { name: None, scope: scope.clone(), daemon: None };
                 (self.push_agent(access, new, &mut proposal)?, None)
             }
         };
@@ -160,6 +165,7 @@ impl Inner {
             agent: &row,
             scope: narrower,
             request: None,
+            family: self.new_family()?,
             host: access.session.row.host.clone(),
             user: access.session.row.user.clone(),
         };

@@ -8,7 +8,9 @@ use super::agent::NewAgent;
 use super::approval::{AFTER_MS, must_be_active, not_yours, seen_hash};
 use super::fence::Fence;
 use super::journal::Proposal;
-use super::rows::{AgentRow, FamilyRow, Progress, RequestRow, Sealed, SessionKind, SessionRow};
+use super::rows::{
+    AgentRow, DaemonRow, FamilyRow, Progress, RequestRow, Sealed, SessionKind, SessionRow,
+};
 use super::session::{ChildOf, bounded};
 use super::{Inner, Loaded, answer, keys, sweep};
 use crate::backend::store::Write;
@@ -196,9 +198,10 @@ impl Inner {
                 return Err(Problem::invalid("name", "another agent of this account has it"));
             }
         }
-        let new = NewAgent { name, scope: scope.clone(), keys: Some(row.keys) };
+        let daemon = DaemonRow { since: access.now, family: self.new_family()? };
+        let new = NewAgent { name, scope: scope.clone(), daemon: Some((row.keys, daemon)) };
         let agent = self.push_agent(access, new, proposal)?;
-        let minted = self.mint_for(access, row, &agent, None, proposal)?;
+        let minted = self.mint_for(access, row, (&agent, daemon.family), None, proposal)?;
         Ok(Outcomes { agent, scope, minted: Some(minted) })
     }
 
@@ -220,11 +223,13 @@ impl Inner {
             by: format!("{}, which approved a {}", access.in_words(), row.kind.as_str()),
         });
         next.keys = Some(row.keys);
+        let daemon = DaemonRow { since: access.now, family: self.new_family()? };
+        next.daemon = Some(daemon);
         proposal.checks.push(agent.unchanged());
         proposal.writes.push(self.put(agent.key.clone(), &next)?);
         proposal.fences.push(Fence::Agent(next.wallet, next.epoch));
         let narrower = (scope != next.scope).then(|| scope.clone());
-        let minted = self.mint_for(access, row, &next, narrower, proposal)?;
+        let minted = self.mint_for(access, row, (&next, daemon.family), narrower, proposal)?;
         Ok(Outcomes { agent: next, scope, minted: Some(minted) })
     }
 
@@ -232,12 +237,12 @@ impl Inner {
         &self,
         access: &Access,
         row: &RequestRow,
-        agent: &AgentRow,
+        (agent, family): (&AgentRow, [u8; 16]),
         scope: Option<Scope>,
         proposal: &mut Proposal,
     ) -> Answer<Minted> {
         let (host, user) = claims(&self.details(row)?);
-        let of = ChildOf { agent, scope, request: Some(row.id), host, user };
+        let of = ChildOf { agent, scope, request: Some(row.id), family, host, user };
         self.mint_child(access.now, of, proposal)
     }
 
@@ -248,10 +253,7 @@ impl Inner {
         scope: Scope,
         proposal: &mut Proposal,
     ) -> Answer<Outcomes> {
-        let mut next = AgentRow::clone(&agent.row);
-        next.scope = scope.clone();
-        proposal.checks.push(agent.unchanged());
-        proposal.writes.push(self.put(agent.key.clone(), &next)?);
+        let next = self.push_scope(agent, &scope, proposal)?;
         // The session that asked obeys the new scope too, even if it had a narrower one, and so
         // do those that it is renewed to.
         let mut session = SessionRow::clone(&asker.session.row);

@@ -347,6 +347,16 @@ impl AccountBackend for HttpBackend {
         self.get::<wire::Session>(ask).await.map(Into::into)
     }
 
+    async fn set_scope(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        scope: Scope,
+    ) -> Answer<AgentSummary> {
+        let request = wire::SetScope { agent_id: agent.clone(), scope };
+        self.post(Route::AgentScope, session, &request).await
+    }
+
     async fn reinstate_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()> {
         let request = wire::OneAgent { agent_id: agent.clone() };
         let wire::Done {} = self.post(Route::AgentReinstate, session, &request).await?;

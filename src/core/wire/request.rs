@@ -143,6 +143,16 @@ pub struct OneAgent {
     pub agent_id: AgentIdentity,
 }
 
+/// `POST /agent/scope`. The scope is wanted: one that was forgotten must not be everything.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetScope {
+    /// Which agent.
+    pub agent_id: AgentIdentity,
+    /// What it may do from now on.
+    pub scope: Scope,
+}
+
 /// `POST /agents`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

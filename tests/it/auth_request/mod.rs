@@ -7,12 +7,13 @@ mod consent;
 pub mod flood;
 mod lifetimes;
 mod standing;
+mod turns;
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use agentkeys::core::auth_request::{Details, Kind};
-use agentkeys::core::backend::{AgentSummary, Fetched, Seen};
+use agentkeys::core::backend::Fetched;
 use agentkeys::core::cbor;
 use agentkeys::core::decision::{Mistrust, Verdict};
 use agentkeys::core::otp::{Covered, PairCode};
@@ -92,16 +93,6 @@ fn cbor_vectors() {
         let code: PairCode = covered.pair_code(&nonce);
         assert_eq!(code.to_string(), text(&case["pair_code"]), "{name}");
 
-        let summary = |wallet| AgentSummary {
-            wallet,
-            name: None,
-            identities: Vec::new(),
-            scope: Scope::everything(),
-            revoked: None,
-            created_at: Timestamp(0),
-        };
-        // Recover may name a wallet address, but what is shown is what the backend looked up.
-        let by_wallet = !matches!(details, Details::Recover(_));
         let fetched = Fetched {
             id: covered.request,
             kind: details.kind(),
@@ -110,10 +101,17 @@ fn cbor_vectors() {
             otp: covered.otp(&nonce),
             created_at: parse(&case["decision"]["created_at"]),
             expires_at: Timestamp(0),
-            saw: Seen::default(),
-            agent: details.wallet().filter(|_| by_wallet).map(summary),
+            saw: json(&case["saw"]),
+            agent: json(&case["agent"]),
         };
         assert_eq!(fetched.seen_hash(), parse(&case["seen_hash"]), "{name}");
+        // What changes while a person reads is not in it.
+        let mut later = fetched.clone();
+        later.expires_at = Timestamp(1);
+        if let Some(daemon) = later.agent.as_mut().and_then(|agent| agent.daemon.as_mut()) {
+            daemon.last_used = Some(Timestamp(1));
+        }
+        assert_eq!(later.seen_hash(), fetched.seen_hash(), "{name}");
     }
 }
 

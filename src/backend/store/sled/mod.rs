@@ -1,13 +1,15 @@
 //! The embedded store, over sled.
 //!
 //! Owns the opening of the store and its face to callers; [`committer`] writes, [`view`] reads,
-//! [`layout`] knows the bytes, [`place`] the files, [`watchdog`] a bug. Must never call `flush_async`, which deadlocks
-//! from eight callers on, and must never hand out a sled type.
+//! [`layout`] knows the bytes, [`place`] the files, [`salvage`] what a failing disk did not take,
+//! [`watchdog`] a bug. Must never call `flush_async`, which deadlocks from eight callers on, and must
+//! never hand out a sled type.
 
 mod committer;
 mod layout;
 mod mark;
 mod place;
+mod salvage;
 mod view;
 mod watchdog;
 

@@ -14,6 +14,7 @@ use ::sled::Db;
 
 use super::Options;
 use super::layout::SEGMENT;
+use super::salvage::Salvage;
 use super::view::{caught, explain};
 use crate::backend::store::StoreError;
 use crate::harden::durability;
@@ -26,6 +27,7 @@ pub struct Place {
     dir: PathBuf,
     identity: [(u64, u64); 2],
     options: Options,
+    salvage: Salvage,
 }
 
 impl Place {
@@ -38,6 +40,11 @@ impl Place {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         // An absolute path: a later change of the working directory must not move the store.
         let dir = fs::canonicalize(dir).map_err(failed)?;
+        // The kernel may have been told of writes, by a process before this one, that failed.
+        let mut salvage = Salvage::default();
+        if dir.join("db").exists() {
+            settle(&dir, &mut salvage, None)?;
+        }
         let db = open_tree(&dir, &options)?;
         for path in [dir.join("conf"), dir.join("blobs"), dir.clone(), dir.join("..")] {
             // sled makes these without syncing them; after a power cut they could be missing.
@@ -46,41 +53,19 @@ impl Place {
                 .map_err(|error| StoreError::io("the store's folder cannot be synced", &error))?;
         }
         let identity = identify(&dir)?;
-        Ok((Self { dir, identity, options }, db))
+        Ok((Self { dir, identity, options, salvage }, db))
     }
 
-    /// Opens the tree again, reading it from the disk and not from the kernel's memory of it.
+    /// Opens the tree again, once the disk holds all that the kernel remembers of it.
     ///
     /// # Errors
     /// As [`Self::open`] and [`Self::check`].
-    pub fn reopen(&self) -> Result<Db, StoreError> {
+    pub fn reopen(&mut self) -> Result<Db, StoreError> {
         self.check()?;
-        self.forget()?;
+        settle(&self.dir, &mut self.salvage, Some(self.identity[1]))?;
         let db = open_tree(&self.dir, &self.options)?;
         self.check()?;
         Ok(db)
-    }
-
-    /// Makes the next read of the data file one of the disk.
-    ///
-    /// What sled has left unwritten is written first, and a disk that refuses it stays refused: sled
-    /// must not be opened on what only the kernel remembers, since it would build on it.
-    fn forget(&self) -> Result<(), StoreError> {
-        let failed = |error: io::Error| StoreError::io("the store's disk still fails", &error);
-        let file = OpenOptions::new().read(true).write(true).open(self.dir.join("db"));
-        let file = file.map_err(failed)?;
-        // sled's threads hold the lock until the last of them has ended its writing.
-        let patience = Instant::now() + LOCK_PATIENCE;
-        while let Err(error) = file.try_lock() {
-            match error {
-                TryLockError::WouldBlock if Instant::now() < patience => {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                TryLockError::WouldBlock => return Err(StoreError::InUse),
-                TryLockError::Error(error) => return Err(failed(error)),
-            }
-        }
-        file.sync_all().and_then(|()| durability::forget_cached(&file)).map_err(failed)
     }
 
     /// Checks that the path still names what was opened.
@@ -127,6 +112,49 @@ impl Place {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// Makes the disk hold what the kernel remembers of the data file; `identity` is what that file must
+/// be. A disk that refuses it stays refused: sled must not be opened on what only the kernel
+/// remembers, since it would build on it.
+fn settle(
+    dir: &Path,
+    salvage: &mut Salvage,
+    identity: Option<(u64, u64)>,
+) -> Result<(), StoreError> {
+    let failed = |error: io::Error| StoreError::io("the store's disk fails", &error);
+    let path = dir.join("db");
+    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+    // sled's threads hold the lock until the last of them has ended its writing.
+    let patience = Instant::now() + LOCK_PATIENCE;
+    while let Err(error) = file.try_lock() {
+        match error {
+            TryLockError::WouldBlock if Instant::now() < patience => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            TryLockError::WouldBlock => return Err(StoreError::InUse),
+            TryLockError::Error(error) => return Err(failed(error)),
+        }
+    }
+    let metadata = file.metadata().map_err(failed)?;
+    if identity.is_some_and(|identity| identity != (metadata.dev(), metadata.ino())) {
+        return Err(StoreError::Replaced);
+    }
+    salvage.settle(&file, &path).and_then(|()| remove_torn_snapshots(dir)).map_err(failed)
+}
+
+/// Removes the snapshots that sled did not come to give their final names. It would take one for a
+/// good snapshot, and the store for a corrupt one; without it the log tells the same.
+fn remove_torn_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.starts_with(b"snap.") && name.ends_with(b".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn identify(dir: &Path) -> Result<[(u64, u64); 2], StoreError> {
