@@ -95,7 +95,7 @@ struct Live {
 /// Holds an agent's session.
 pub struct Keeper {
     options: Options,
-    reach: Reach,
+    reach: Arc<Reach>,
     heads: Option<(Heads, String)>,
     protections: Vec<Protection>,
     mirror: tokio::sync::Mutex<Mirror>,
@@ -119,7 +119,7 @@ impl Keeper {
         let mirrored = mirror.path().display().to_string();
         let keeper = Arc::new_cyclic(|this| Self {
             options,
-            reach,
+            reach: Arc::new(reach),
             heads,
             protections,
             mirror: tokio::sync::Mutex::new(mirror),
@@ -315,10 +315,13 @@ impl Keeper {
         let this = self.this.clone();
         // Its place is taken before it runs, so that it never ends before it is there.
         let mut state = self.state();
+        // It has no keeper while it waits, so that the one who drops the keeper ends it too.
+        let reach = self.reach.clone();
         let task = tokio::spawn(async move {
-            let Some(keeper) = this.upgrade() else { return };
-            let answer = request.wait(&keeper.reach, &pinned).await;
-            keeper.answered(slot, answer).await;
+            let answer = request.wait(&reach, &pinned).await;
+            if let Some(keeper) = this.upgrade() {
+                keeper.answered(slot, answer).await;
+            }
         });
         let open = Open { waiting: waiting.clone(), details, task: Some(task.abort_handle()) };
         match slot {
