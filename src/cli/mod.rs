@@ -10,6 +10,7 @@ pub mod args;
 pub mod ask;
 pub mod clock;
 pub mod context;
+pub mod daemon_facts;
 pub mod env_file;
 pub mod examine;
 pub mod help;
@@ -19,6 +20,7 @@ pub mod output;
 pub mod report;
 pub mod secret_input;
 pub mod session;
+pub mod source;
 
 pub mod approve;
 pub mod audit_verify;
