@@ -6,14 +6,14 @@
 //! credential behind in memory that it gives back.
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::files;
@@ -22,7 +22,8 @@ use super::socket::{Reached, reach_a};
 use crate::core::backend::Release;
 use crate::core::claim::Reason;
 use crate::core::holder::{
-    Access, Ask, Held, Listing, MAX_REPLY, Question, Reply, SessionHolder, Standing, Waiting,
+    Access, Ask, Held, Listing, MAX_REPLY, Question, Refusal, Reply, SessionHolder, Standing,
+    Waiting,
 };
 use crate::core::identity::{Alias, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
@@ -36,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(65);
 const STANDING_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may let a wait for a change stand. It answers within 30 seconds.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(40);
+/// How long one with as many connections as it takes is asked again, and how often.
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// The id of a reply that is not about one question: the line could not be read, or the holder
 /// has too much to do.
 pub const NO_QUESTION: u64 = 0;
@@ -179,29 +183,26 @@ impl HolderClient {
             line
         });
         let line = line.map_err(|_| Problem::internal())?;
-        let answer = timeout(patience, async {
-            // A holder with too many connections closes the one that has been idle longest,
-            // which under a storm of them can be this one before it has asked.
-            for _ in 0..2 {
-                match self.exchange(&line).await? {
-                    Some(reply) => return Ok(reply),
-                    None => continue,
+        let begun = Instant::now();
+        loop {
+            let reply = timeout(patience, self.exchange(&line)).await;
+            let reply = reply.map_err(|_| self.silent(patience))??;
+            let reply: Reply<T> = serde_json::from_slice(&reply).map_err(|_| self.unreadable())?;
+            match reply {
+                Reply { id: NO_QUESTION, refused: Some(Refusal::Problem(busy)), ok: None }
+                    if busy.retry_after.is_some() && begun.elapsed() < BUSY_PATIENCE =>
+                {
+                    sleep(BUSY_PAUSE).await;
                 }
+                Reply { refused: Some(refusal), ok: None, .. } => return Err(refusal),
+                Reply { id: QUESTION, ok: Some(ok), refused: None } => return Ok(ok),
+                _ => return Err(self.unreadable().into()),
             }
-            Err(gone(&self.socket, "it closed the connection without an answer"))
-        });
-        let reply = answer.await.map_err(|_| self.silent(patience))??;
-        let reply: Reply<T> = serde_json::from_slice(&reply).map_err(|_| self.unreadable())?;
-        match reply {
-            Reply { refused: Some(refusal), ok: None, .. } => Err(refusal),
-            Reply { id: QUESTION, ok: Some(ok), refused: None } => Ok(ok),
-            _ => Err(self.unreadable().into()),
         }
     }
 
-    /// Sends a line and gives the one that comes back; `None` when the connection was closed
-    /// before.
-    async fn exchange(&self, line: &[u8]) -> Answer<Option<Zeroizing<Vec<u8>>>> {
+    /// Sends a line and gives the one that comes back.
+    async fn exchange(&self, line: &[u8]) -> Answer<Zeroizing<Vec<u8>>> {
         let Some(Reached { mut stream, .. }) = self.reach().await? else {
             return Err(gone(&self.socket, "nobody listens there"));
         };
@@ -215,8 +216,8 @@ impl HolderClient {
             Err(error) => Err(error),
         };
         match read {
-            Ok(line) => Ok(line),
-            Err(error) if is_closed(&error) => Ok(None),
+            Ok(Some(line)) => Ok(line),
+            Ok(None) => Err(gone(&self.socket, "it closed the connection without an answer")),
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(self.unreadable()),
             Err(error) => Err(gone(&self.socket, &error.to_string())),
         }

@@ -27,9 +27,11 @@ use crate::harden;
 /// What one holder gives to all who ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Connections at a time. One more takes the place of the one that has been idle longest;
-    /// where none is idle, it is told so and closed.
+    /// Connections at a time. One more takes the place of the one that has been idle longest, if
+    /// that is over [`Limits::grace`]; else it is told so and closed.
     pub connections: usize,
+    /// How long no connection is closed in another's favour.
+    pub grace: Duration,
     /// Questions at a time on one connection; the next one waits.
     pub at_once: usize,
     /// Questions that one connection may ask.
@@ -48,6 +50,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 64,
+            grace: Duration::from_secs(1),
             at_once: 16,
             questions: 1000,
             idle: Duration::from_secs(30),
@@ -77,7 +80,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, _)) if is_ours(&stream) => {
-                let Some(place) = table.admit(limits.connections) else {
+                let Some(place) = table.admit(limits.connections, limits.grace) else {
                     // It fits into the socket's own buffer.
                     let _ = stream.try_write(&reply::<()>(NO_QUESTION, Err(busy().into())));
                     continue;
@@ -116,7 +119,7 @@ fn is_ours(stream: &UnixStream) -> bool {
 }
 
 fn busy() -> Problem {
-    let cause = "it has as many connections as it takes, and each has a question under way";
+    let cause = "it has as many connections as it takes";
     let problem = Problem::new(Code::Unavailable, "the daemon is busy", cause, "try again");
     problem.retry_after(1)
 }
@@ -148,11 +151,14 @@ impl Table {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admit(&self, most: usize) -> Option<Place> {
+    fn admit(&self, most: usize, grace: Duration) -> Option<Place> {
         let mut table = self.rows();
         if table.rows.len() >= most {
             let idle = |(number, row): (&u64, &Row)| Some((row.idle_since?, *number));
-            let (_, longest) = table.rows.iter().filter_map(idle).min()?;
+            let (since, longest) = table.rows.iter().filter_map(idle).min()?;
+            if since.elapsed() < grace {
+                return None;
+            }
             if let Some(task) = table.rows.remove(&longest).and_then(|row| row.task) {
                 task.abort();
             }
@@ -389,20 +395,22 @@ mod tests {
     #[tokio::test]
     async fn the_one_that_has_been_idle_longest_gives_way_and_a_busy_one_does_not() {
         let table = Table::default();
-        let now = Instant::now();
-        let places: Vec<Place> = (0..3).map(|_| table.admit(3).unwrap()).collect();
+        let (now, grace) = (Instant::now(), Duration::from_secs(3));
+        let before = |seconds| now.checked_sub(Duration::from_secs(seconds));
+        let places: Vec<Place> = (0..3).map(|_| table.admit(3, grace).unwrap()).collect();
+        assert!(table.admit(3, grace).is_none());
         places[0].idle_since(None);
-        places[1].idle_since(Some(now + Duration::from_secs(2)));
-        places[2].idle_since(Some(now + Duration::from_secs(1)));
-        let fourth = table.admit(3).unwrap();
+        places[1].idle_since(before(4));
+        places[2].idle_since(before(5));
+        let fourth = table.admit(3, grace).unwrap();
         let there: Vec<bool> =
             places.iter().map(|place| table.rows().rows.contains_key(&place.number)).collect();
         assert_eq!(there, [true, true, false]);
         for place in [&places[1], &fourth] {
             place.idle_since(None);
         }
-        assert!(table.admit(3).is_none());
+        assert!(table.admit(3, Duration::ZERO).is_none());
         drop(places);
-        assert!(table.admit(3).is_some());
+        assert!(table.admit(3, grace).is_some());
     }
 }
