@@ -214,7 +214,7 @@ fn report(json: bool, ended: Result<u8, CliError>) -> ExitCode {
         let out = Output::new(json);
         if json {
             // If that fails too, the exit code is all that is left to tell.
-            let _ = out.object(problem);
+            let _ = out.object(&error.document());
         } else {
             out.say(render(problem, out.colour_err).trim_end());
         }

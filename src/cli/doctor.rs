@@ -10,8 +10,8 @@ use crate::core::problem::Problem;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
-    description = "Looks at the backend, the session, the clock, the machine's protections and \
-                   where things are kept. Each line that is not well says what to do. Exits with \
+    description = "Looks at the backend, the session, the clock, the machine's protections, \
+                   where things are kept, and the daemons that run here. Each line that is not well says what to do. Exits with \
                    1 if something is broken.",
     example = "agentkeys doctor",
     example = "agentkeys doctor --json"

@@ -1,4 +1,5 @@
 //! What `doctor` makes of what was found: how each thing stands, and what to do about it.
+use super::daemon_facts;
 use super::session::{Fact, SessionPlace};
 use crate::client::connect;
 use crate::client::doctor::{BackendFacts, BackendState, Facts, KeyringState, RootKey};
@@ -59,6 +60,10 @@ pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
     }
     out.extend(found.root_key.as_ref().map(root_key));
     out.extend(kernel_facts(kernel));
+    match &found.daemons {
+        Ok(daemons) => out.extend(daemons.iter().flat_map(daemon_facts::facts)),
+        Err(problem) => out.push(broken("daemon", problem)),
+    }
     out.push(Fact::good("data", found.places.data().display().to_string()));
     out.push(Fact::good("state", found.places.state().display().to_string()));
     let log = found.places.log_file().display().to_string();

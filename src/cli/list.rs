@@ -1,10 +1,13 @@
 //! `agentkeys list`: the agents, or an agent's services; never a value.
+use std::path::PathBuf;
+
 use argh::{ArgsInfo, FromArgs};
 use serde_json::json;
 
-use super::agents::{about, label, maybe_agent};
+use super::agents::{label, maybe_agent};
 use super::context::Context;
 use super::report::CliError;
+use super::source::{self, Source};
 use super::{Checked, Finish};
 use crate::core::catalog::variable_for;
 use crate::core::identity::AgentIdentity;
@@ -13,25 +16,34 @@ use crate::core::problem::Problem;
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Lists the agents, or an agent's services. Never shows a value.",
+    note = "Beside a daemon it lists the services of the daemon's agent, inside its session's \
+            scope; agentkeys read --help says when a daemon is asked.",
     example = "agentkeys list",
     example = "agentkeys list my-agent",
     example = "agentkeys list --json"
 )]
 /// see above
 pub struct ListArgs {
+    /// ask the daemon that listens there
+    #[argh(option, arg_name = "path")]
+    socket: Option<String>,
     /// agent
     #[argh(positional, arg_name = "[agent]")]
     words: Vec<String>,
 }
 
 /// Whose services are listed; without an agent, the agents.
-pub struct List(Option<AgentIdentity>);
+pub struct List {
+    socket: Option<PathBuf>,
+    agent: Option<AgentIdentity>,
+}
 
 impl TryFrom<ListArgs> for List {
     type Error = Problem;
 
     fn try_from(raw: ListArgs) -> Result<Self, Problem> {
-        maybe_agent("list", &raw.words).map(Self)
+        let agent = maybe_agent("list", &raw.words)?;
+        Ok(Self { socket: raw.socket.map(PathBuf::from), agent })
     }
 }
 
@@ -39,9 +51,13 @@ impl Checked for List {
     type Raw = ListArgs;
 
     async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
-        match self.0 {
-            None => agents(context).await?,
-            Some(agent) => services(context, &agent).await?,
+        let Self { socket, agent } = self;
+        match (source::daemon(context, socket, agent.as_ref()).await?, agent) {
+            (None, None) => agents(context).await?,
+            (None, agent) => services(context, Source::backend(context, agent).await?).await?,
+            (Some(daemon), agent) => {
+                services(context, Source::daemon(daemon, agent).await?).await?;
+            }
         }
         Ok(Finish::Done)
     }
@@ -70,10 +86,8 @@ async fn agents(context: &Context<'_>) -> Result<(), CliError> {
     context.out.table(&["AGENT", "WALLET", "STATE"], &rows)
 }
 
-async fn services(context: &Context<'_>, agent: &AgentIdentity) -> Result<(), CliError> {
-    let open = context.open().await?;
-    let answer = open.backend.list_credentials(open.token, agent).await;
-    let credentials = about(context, agent, answer).await?;
+async fn services(context: &Context<'_>, source: Source<'_>) -> Result<(), CliError> {
+    let (agent, credentials) = source.list(context).await?;
     if context.out.json {
         return context.out.object(&json!({ "agent": agent, "credentials": credentials }));
     }

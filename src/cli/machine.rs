@@ -3,7 +3,9 @@ use async_trait::async_trait;
 
 use super::clock::now;
 use super::examine;
-use super::session::{Defaults, Fact, Link, Machine, SessionPlace, Wanted};
+use super::session::{Daemon, Defaults, Fact, Link, Machine, SessionPlace, Wanted, WantedDaemon};
+use crate::client::beside::{self, Asked};
+use crate::client::config::Names;
 use crate::client::connect::{self, Connection, Options, StopOutcome};
 use crate::client::doctor;
 use crate::core::audit::Head;
@@ -22,10 +24,31 @@ fn options(wanted: &Wanted) -> Options {
     Options { backend: wanted.backend.clone(), verbose: wanted.verbose }
 }
 
+fn defaults(names: &Names) -> Defaults {
+    let variables = names.variables.iter();
+    Defaults {
+        agent: names.agent.clone(),
+        services: names.services.clone(),
+        variables: variables.map(|(name, service)| (name.clone(), service.clone())).collect(),
+    }
+}
+
 #[async_trait(?Send)]
 impl Machine for ThisMachine {
     async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>> {
         Ok(Box::new(Reached(connect::connect(&options(wanted)).await?)))
+    }
+
+    async fn daemon(&self, wanted: &WantedDaemon) -> Answer<Option<Daemon>> {
+        let WantedDaemon { socket, backend, agent } = wanted.clone();
+        let found = beside::find(&Asked::here(socket, backend, agent)).await?;
+        Ok(found.map(|found| Daemon {
+            place: found.client.socket().display().to_string(),
+            holder: Box::new(found.client),
+            name: found.name,
+            chosen_by: found.chosen_by,
+            defaults: defaults(&found.names),
+        }))
     }
 
     async fn stop_private(&self) -> Answer<String> {
@@ -91,16 +114,7 @@ impl Link for Reached {
     }
 
     fn defaults(&self) -> Defaults {
-        let names = &self.0.config().names;
-        Defaults {
-            agent: names.agent.clone(),
-            services: names.services.clone(),
-            variables: names
-                .variables
-                .iter()
-                .map(|(name, service)| (name.clone(), service.clone()))
-                .collect(),
-        }
+        defaults(&self.0.config().names)
     }
 
     fn notes(&self) -> Vec<String> {

@@ -11,6 +11,7 @@ pub mod ask;
 pub mod claims;
 pub mod clock;
 pub mod context;
+pub mod daemon_facts;
 pub mod env_file;
 pub mod examine;
 pub mod help;
@@ -22,6 +23,7 @@ pub mod request;
 pub mod scopes;
 pub mod secret_input;
 pub mod session;
+pub mod source;
 
 pub mod approve;
 pub mod audit_verify;

@@ -1,11 +1,14 @@
 //! `agentkeys read`: the value, and nothing but the value, on standard output.
+use std::path::PathBuf;
+
 use argh::{ArgsInfo, FromArgs};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::agents::{about, agent_and_service, choose};
+use super::agents::agent_and_service;
 use super::context::Context;
 use super::report::CliError;
+use super::source::Source;
 use super::{Checked, Finish};
 use crate::core::encoding::to_base64;
 use crate::core::identity::{AgentIdentity, ServiceName};
@@ -17,12 +20,20 @@ use crate::core::problem::{Code, Problem};
                    comes out. Where standard output is no terminal, no line end follows.",
     note = "[agent] may be left out where there is just one. With --json, a key that is no text \
             is credential_base64 instead of credential.",
+    note = "Beside a daemon the key comes from it, by the agent's own session: the one at \
+            --socket, else at AGENTKEYS_SOCKET, else, where no --backend, AGENTKEYS_BACKEND or \
+            config file names a backend and this user keeps no keys of their own, the one that \
+            runs. It serves one agent; [agent], if it is there, is its wallet address or the \
+            name that its daemon was started with. Exits with 8 while it waits for an approval.",
     example = "agentkeys read my-agent openrouter",
     example = "agentkeys read openrouter > key.txt",
     example = "agentkeys read agentkeys://my-agent/openrouter --json"
 )]
 /// see above
 pub struct ReadArgs {
+    /// ask the daemon that listens there
+    #[argh(option, arg_name = "path")]
+    socket: Option<String>,
     /// agent and service
     #[argh(positional, arg_name = "[agent] service")]
     words: Vec<String>,
@@ -30,6 +41,7 @@ pub struct ReadArgs {
 
 /// What is read.
 pub struct Read {
+    socket: Option<PathBuf>,
     agent: Option<AgentIdentity>,
     service: ServiceName,
 }
@@ -39,7 +51,7 @@ impl TryFrom<ReadArgs> for Read {
 
     fn try_from(raw: ReadArgs) -> Result<Self, Problem> {
         let (agent, service) = agent_and_service("read", &raw.words)?;
-        Ok(Self { agent, service })
+        Ok(Self { socket: raw.socket.map(PathBuf::from), agent, service })
     }
 }
 
@@ -57,14 +69,14 @@ impl Checked for Read {
     type Raw = ReadArgs;
 
     async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
-        let Self { agent: named, service } = self;
+        let Self { socket, agent: named, service } = self;
         let alone = named.is_none();
-        let agent = choose(context, named).await?;
-        let open = context.open().await?;
-        let answer = open.backend.read_credential(open.token, &agent, &service).await;
-        let key = match about(context, &agent, answer).await {
-            Err(problem) if alone => return Err(perhaps_an_agent(context, &service, problem).await),
-            answer => answer?,
+        let source = Source::open(context, socket, named).await?;
+        let key = match (source.read(context, &service).await, &source) {
+            (Err(CliError::Problem(problem)), Source::Backend { .. }) if alone => {
+                return Err(perhaps_an_agent(context, &service, problem).await);
+            }
+            (answer, _) => answer?,
         };
         // The plaintext comes out here because that is what was asked for.
         let bytes = key.expose();
@@ -72,7 +84,7 @@ impl Checked for Read {
             let text = std::str::from_utf8(bytes).ok();
             let encoded = text.is_none().then(|| Zeroizing::new(to_base64(bytes)));
             context.out.object(&Value {
-                agent: agent.to_string(),
+                agent: source.agent().await?.to_string(),
                 service: &service,
                 credential: text,
                 credential_base64: encoded.as_ref().map(|text| text.as_str()),

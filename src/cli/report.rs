@@ -3,7 +3,11 @@
 //! Must never print a secret, and never let text from outside steer the terminal.
 use std::fmt::Write as _;
 
+use crate::core::holder::Waiting;
 use crate::core::problem::{Code, Problem};
+
+/// The exit code of a command that a person has to approve first.
+pub const WAITING: u8 = 8;
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +22,14 @@ pub enum CliError {
         problem: Problem,
         /// The exit code.
         code: u8,
+    },
+    /// A person has to approve first; exits with 8.
+    #[error("{problem}")]
+    Waiting {
+        /// What to tell.
+        problem: Problem,
+        /// What waits.
+        waiting: Box<Waiting>,
     },
     /// Whoever read standard output has gone; there is nobody to tell.
     #[error("standard output was closed")]
@@ -59,11 +71,43 @@ pub fn exit_code(code: Code) -> u8 {
 }
 
 impl CliError {
+    /// A request that a person has not answered yet, told with everything that they need.
+    pub fn waiting(waiting: Waiting) -> Self {
+        let Waiting { kind, pair_code, otp, expires_at, command } = &waiting;
+        let mut problem = Problem::new(
+            Code::Unauthorized,
+            format!("waiting for approval: pair code {pair_code}, OTP {otp}"),
+            format!(
+                "the daemon asked for it ({}), and nobody has answered yet; the code holds until {}",
+                kind.as_str(),
+                expires_at.for_people()
+            ),
+            format!(
+                "{command}\n\
+                 whoever keeps the keys runs it, on their own machine, and compares the OTP\n\
+                 then run this command again"
+            ),
+        );
+        problem.title = "waiting for approval".to_owned();
+        problem.docs = "docs/errors.md#waiting".to_owned();
+        Self::Waiting { problem, waiting: Box::new(waiting) }
+    }
+
+    /// What to tell a program: the problem as the wire has it, and what waits as its `waiting`.
+    pub fn document(&self) -> Option<serde_json::Value> {
+        let mut document = serde_json::to_value(self.problem()?).ok()?;
+        if let Self::Waiting { waiting, .. } = self {
+            document.as_object_mut()?.insert("waiting".into(), serde_json::to_value(waiting).ok()?);
+        }
+        Some(document)
+    }
+
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Problem(problem) => exit_code(problem.code),
             Self::Exit { code, .. } => *code,
+            Self::Waiting { .. } => WAITING,
             Self::Closed => 1,
         }
     }
@@ -71,7 +115,9 @@ impl CliError {
     /// What to tell, if anybody is there.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
-            Self::Problem(problem) | Self::Exit { problem, .. } => Some(problem),
+            Self::Problem(problem) | Self::Exit { problem, .. } | Self::Waiting { problem, .. } => {
+                Some(problem)
+            }
             Self::Closed => None,
         }
     }

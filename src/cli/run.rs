@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::process::Command;
 
 use argh::{ArgsInfo, FromArgs};
 use zeroize::Zeroizing;
 
-use super::agents::{about, choose, maybe_agent};
+use super::agents::maybe_agent;
 use super::context::Context;
 use super::env_file::{self, Value};
 use super::report::{CliError, usage};
+use super::source::Source;
 use super::{Checked, Finish};
 use crate::core::catalog::{is_variable, variable_for};
 use crate::core::identity::{AgentIdentity, ServiceName};
@@ -29,7 +31,10 @@ use crate::core::secret::SecretBytes;
             --env-file is NAME=agentkeys://service, NAME=agentkeys://agent/service, or \
             NAME=value; --env wins over it. An agent without keys runs its program all the same, \
             with a warning.",
-    note = "Exits as the program does; 126 if it cannot be executed, 127 if it is not there.",
+    note = "Beside a daemon the keys are those that its agent's session may read; agentkeys read \
+            --help says when a daemon is asked.",
+    note = "Exits as the program does; 126 if it cannot be executed, 127 if it is not there, 8 \
+            while the daemon waits for an approval.",
     example = "agentkeys run my-agent -- printenv OPENROUTER_API_KEY",
     example = "agentkeys run my-agent -- npx some-mcp-server",
     example = "agentkeys run my-agent --env LLM_KEY=openrouter --only -- python agent.py",
@@ -43,6 +48,9 @@ pub struct RunArgs {
     /// a file of NAME=agentkeys://service lines
     #[argh(option, arg_name = "file")]
     env_file: Option<String>,
+    /// ask the daemon that listens there
+    #[argh(option, arg_name = "path")]
+    socket: Option<String>,
     /// only the services that --env and --env-file name
     #[argh(switch)]
     only: bool,
@@ -53,6 +61,7 @@ pub struct RunArgs {
 
 /// Whose keys a program gets, and under which names.
 pub struct Run {
+    socket: Option<PathBuf>,
     agent: Option<AgentIdentity>,
     named: Vec<(String, ServiceName)>,
     file: Option<String>,
@@ -93,7 +102,8 @@ impl TryFrom<RunArgs> for Run {
         }
         let agent = maybe_agent("run", words)?;
         let named = raw.env.iter().map(|text| named(text)).collect::<Result<_, _>>()?;
-        Ok(Self { agent, named, file: raw.env_file, only: raw.only })
+        let socket = raw.socket.map(PathBuf::from);
+        Ok(Self { socket, agent, named, file: raw.env_file, only: raw.only })
     }
 }
 
@@ -172,9 +182,9 @@ impl Run {
         self,
         context: &Context<'_>,
     ) -> Result<(AgentIdentity, Variables), CliError> {
-        let Self { agent, named, file, only } = self;
-        let agent = choose(context, agent).await?;
-        let project = context.link().await?.defaults();
+        let Self { socket, agent, named, file, only } = self;
+        let source = Source::open(context, socket, agent).await?;
+        let project = source.defaults(context).await?;
         for (name, _) in &project.variables {
             settable(name)?;
         }
@@ -192,11 +202,9 @@ impl Run {
             }
         }
 
-        let open = context.open().await?;
         let mut held: BTreeMap<ServiceName, SecretBytes> = BTreeMap::new();
         if !only {
-            let answer = open.backend.read_all(open.token, &agent).await;
-            for release in about(context, &agent, answer).await? {
+            for release in source.read_all(context).await? {
                 held.insert(release.service, release.credential);
             }
         }
@@ -206,17 +214,17 @@ impl Run {
         for (name, service) in wanted {
             if !held.contains_key(&service) {
                 // The backend says why it is not among them, and puts the attempt on record.
-                let answer = open.backend.read_credential(open.token, &agent, &service).await;
-                held.insert(service.clone(), about(context, &agent, answer).await?);
+                let key = source.read(context, &service).await?;
+                held.insert(service.clone(), key);
             }
             let key = held.get(&service).ok_or_else(Problem::internal)?;
             insert(&mut variables, name, &service, key)?;
         }
         for (name, other, service) in others {
-            let answer = open.backend.read_credential(open.token, &other, &service).await;
-            let key = about(context, &other, answer).await?;
+            let key = source.read_of(context, &other, &service).await?;
             insert(&mut variables, name, &service, &key)?;
         }
+        let agent = source.agent().await?;
         for service in &project.services {
             if !only && !held.contains_key(service) {
                 context.out.warn(&format!(

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
-use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::holder::SessionHolder;
+use crate::core::identity::{AgentIdentity, Alias, ServiceName};
 use crate::core::problem::Answer;
 use crate::core::token::SessionToken;
 use crate::core::types::AccountId;
@@ -133,11 +134,40 @@ pub struct Wanted {
     pub verbose: bool,
 }
 
+/// Which daemon a command may ask instead of a backend.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WantedDaemon {
+    /// The `--socket` option.
+    pub socket: Option<PathBuf>,
+    /// The `--backend` option.
+    pub backend: Option<String>,
+    /// The agent that is named.
+    pub agent: Option<AgentIdentity>,
+}
+
+/// A daemon that a command asks instead of a backend.
+pub struct Daemon {
+    /// Its agent's session.
+    pub holder: Box<dyn SessionHolder>,
+    /// What this machine calls its agent.
+    pub name: Option<Alias>,
+    /// Its socket.
+    pub place: String,
+    /// What chose it: `--socket`, `AGENTKEYS_SOCKET`, or that it runs.
+    pub chosen_by: &'static str,
+    /// What the project's file and the user's own say.
+    pub defaults: Defaults,
+}
+
 /// The machine that a command runs on.
 #[async_trait(?Send)]
 pub trait Machine {
     /// Finds the backend that is configured, or starts the private one.
     async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>>;
+
+    /// The daemon that a command is to ask instead of a backend; `None` when it is to ask a
+    /// backend. Starts nothing.
+    async fn daemon(&self, wanted: &WantedDaemon) -> Answer<Option<Daemon>>;
 
     /// Ends the private backend; says in words what was done.
     async fn stop_private(&self) -> Answer<String>;

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use super::config::{Chooser, Config};
 use super::connect::Options;
 use super::files;
+use super::holder::recorded;
 use super::http::{Address, HttpBackend, Options as HttpOptions};
 use super::places::Places;
 use super::private::Private;
 use super::sessions::{SessionPlace, Sessions};
 use crate::core::backend::{AccountBackend, WhoAmI};
-use crate::core::problem::Answer;
+use crate::core::holder::{Refusal, SessionHolder, Standing};
+use crate::core::identity::Alias;
+use crate::core::problem::{Answer, Problem};
 use crate::keyring::{BusAddress, Keyring, KeyringError};
 
 /// Largest `root.json`, in bytes.
@@ -37,6 +40,8 @@ pub struct Facts {
     pub session: SessionFacts,
     /// How the private backend keeps its root key; absent where there is no private store.
     pub root_key: Option<RootKey>,
+    /// The daemons that left a record on this machine, and have not ended since.
+    pub daemons: Answer<Vec<DaemonFacts>>,
     /// The last warnings and errors in the private backend's log, oldest first.
     pub log_warnings: Vec<String>,
 }
@@ -95,6 +100,16 @@ pub struct SessionFacts {
     pub who: Option<Answer<WhoAmI>>,
 }
 
+/// A daemon that runs on this machine.
+pub struct DaemonFacts {
+    /// What this machine calls its agent.
+    pub name: Option<Alias>,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// What it says of itself.
+    pub standing: Answer<Standing>,
+}
+
 /// How the private backend keeps its root key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RootKey {
@@ -137,7 +152,8 @@ pub async fn facts_of(places: Places, config: Answer<Config>, bus: Option<BusAdd
     let session = session_facts(Sessions::with_bus(&places, bus), http.as_ref()).await;
     let root_key = root_key(places.data());
     let log_warnings = log_warnings(&places.log_file());
-    Facts { places, config, backend, keyring, session, root_key, log_warnings }
+    let daemons = daemons(&places).await;
+    Facts { places, config, backend, keyring, session, root_key, daemons, log_warnings }
 }
 
 async fn backend_facts(
@@ -204,6 +220,24 @@ async fn session_facts(sessions: Sessions, http: Option<&HttpBackend>) -> Sessio
         Err(problem) => (Err(problem), None),
     };
     SessionFacts { place: sessions.place(), stored, who }
+}
+
+async fn daemons(places: &Places) -> Answer<Vec<DaemonFacts>> {
+    let mut found = Vec::new();
+    for one in recorded(places)? {
+        let standing = match one.client.is_there().await {
+            Ok(false) => continue,
+            Ok(true) => one.client.standing().await.map_err(|refusal| match refusal {
+                Refusal::Problem(problem) => problem,
+                // Nobody has to be asked for it.
+                Refusal::Waiting(_) => Problem::internal(),
+            }),
+            Err(problem) => Err(problem),
+        };
+        let socket = one.client.socket().to_owned();
+        found.push(DaemonFacts { name: one.name, socket, standing });
+    }
+    Ok(found)
 }
 
 async fn keyring_state(bus: Option<&BusAddress>) -> KeyringState {

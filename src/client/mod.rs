@@ -1,11 +1,14 @@
-//! The client's side: a backend that is reached over HTTP, and how a command finds or starts it.
+//! The client's side: a backend that is reached over HTTP, and how a command finds or starts it; and
+//! a daemon beside, over its socket.
 #![forbid(unsafe_code)]
 
+pub mod beside;
 pub mod config;
 pub mod connect;
 pub mod doctor;
 pub mod files;
 pub mod heads;
+pub mod holder;
 pub mod http;
 pub mod places;
 pub mod private;

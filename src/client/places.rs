@@ -19,6 +19,8 @@ pub const MAX_SOCKET_PATH: usize = 100;
 
 const FOLDER: &str = "agentkeys";
 const SOCKET: &str = "backend.sock";
+/// What the record of a holder is called; `@` and the agent's name follow where it has one.
+pub const HOLDER_RECORD: &str = "holder";
 
 /// The places of one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,10 +136,28 @@ impl Places {
         Ok(self.daemon_folder()?.join(of_agent("lock", name)))
     }
 
-    /// Where the holder of that agent's session listens unless it is told otherwise.
+    /// What the holder of that agent's session wrote down of itself: its process and where it
+    /// listens, which another environment would not find by [`Places::holder_socket`] alone.
+    ///
+    /// # Errors
+    /// Those of [`Places::daemon_folder`].
+    pub fn holder_record(&self, name: Option<&Alias>) -> Answer<PathBuf> {
+        Ok(self.daemon_folder()?.join(of_agent(HOLDER_RECORD, name)))
+    }
+
+    /// Where the holder of that agent's session listens unless it is told otherwise. A name that
+    /// makes the path too long for a socket gives way to its hash.
     pub fn holder_socket(&self, name: Option<&Alias>) -> PathBuf {
         let [socket, _] = self.sockets();
-        socket.with_file_name(format!("{}.sock", of_agent("agent", name)))
+        let path = socket.with_file_name(format!("{}.sock", of_agent("agent", name)));
+        match name {
+            Some(name) if path.as_os_str().len() > MAX_SOCKET_PATH => {
+                let hash = Hash32::of(name.folded().as_bytes());
+                // As long as `backend.sock`, which fits.
+                path.with_file_name(format!("{}.sock", &to_hex(&hash.0)[..7]))
+            }
+            _ => path,
+        }
     }
 
     /// The home folder, if the environment names one.
@@ -291,6 +311,18 @@ mod tests {
         assert!(first.starts_with(format!("/tmp/agentkeys-{}", one.uid())), "{first:?}");
         assert!(first.as_os_str().len() <= MAX_SOCKET_PATH);
         assert_ne!(first, other.sockets()[0]);
+    }
+
+    #[test]
+    fn a_holder_s_socket_fits_whatever_its_agent_is_called() {
+        let found = places(&[("HOME", &format!("/{}", "x".repeat(40)))]).unwrap();
+        let name = |letter: &str| letter.repeat(63).parse::<Alias>().unwrap();
+        let short = "my-bot".parse::<Alias>().unwrap();
+        assert!(found.holder_socket(Some(&short)).ends_with("agent@my-bot.sock"));
+        assert!(found.holder_socket(None).ends_with("agent.sock"));
+        let [one, two] = ["a", "b"].map(|letter| found.holder_socket(Some(&name(letter))));
+        assert_ne!(one, two);
+        assert!(one.as_os_str().len() <= MAX_SOCKET_PATH, "{one:?}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Opens the private backend's Unix socket, and checks who is behind it.
+//! Opens a Unix socket of this user's own, the private backend's or a daemon's, and checks who is
+//! behind it.
 //!
 //! Must never hand on a connection to a process that could be anybody's.
 use std::io::ErrorKind;
@@ -11,24 +12,32 @@ use super::files;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::harden;
 
-/// How long a backend whose queue is full is tried again.
+/// How long a listener whose queue is full is tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A connection to a backend.
+/// A connection to a process of this user.
 #[derive(Debug)]
 pub struct Reached {
     /// The connection, checked.
     pub stream: UnixStream,
-    /// The backend's process, where the kernel says which.
+    /// The listener's process, where the kernel says which.
     pub pid: Option<u32>,
 }
 
-/// Connects to `socket`; `None` if nobody listens there.
+/// Connects to the private backend at `socket`; `None` if nobody listens there.
 ///
 /// # Errors
 /// `UNAVAILABLE` when the connection fails for another reason, `INTERNAL` for a socket
 /// whose folder is open to others, `DENIED` for one that another user listens at.
 pub async fn reach(socket: &Path) -> Answer<Option<Reached>> {
+    reach_a("backend", socket).await
+}
+
+/// The same for any listener; `what` is its name in errors.
+///
+/// # Errors
+/// Those of [`reach`].
+pub async fn reach_a(what: &str, socket: &Path) -> Answer<Option<Reached>> {
     let folder = socket.parent().unwrap_or(Path::new("/"));
     match std::fs::symlink_metadata(folder) {
         Err(error) if is_absent(error.kind()) => return Ok(None),
@@ -43,15 +52,15 @@ pub async fn reach(socket: &Path) -> Answer<Option<Reached>> {
             Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            Err(error) => return Err(unreachable(socket, &error.to_string())),
+            Err(error) => return Err(unreachable(what, socket, &error.to_string())),
         }
     };
-    let peer = stream.peer_cred().map_err(|error| unreachable(socket, &error.to_string()))?;
+    let peer = stream.peer_cred().map_err(|error| unreachable(what, socket, &error.to_string()))?;
     let us = harden::effective_uid();
     if peer.uid() != us {
         return Err(Problem::new(
             Code::Denied,
-            format!("the backend at unix:{} is not one to trust", socket.display()),
+            format!("the {what} at unix:{} is not one to trust", socket.display()),
             format!("user {} runs it, and we are user {us}", peer.uid()),
             "find out what that program is; set XDG_RUNTIME_DIR to a folder of your own",
         ));
@@ -64,10 +73,10 @@ fn is_absent(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::ConnectionRefused)
 }
 
-fn unreachable(socket: &Path, cause: &str) -> Problem {
+fn unreachable(what: &str, socket: &Path, cause: &str) -> Problem {
     Problem::new(
         Code::Unavailable,
-        format!("cannot reach the backend at unix:{}", socket.display()),
+        format!("cannot reach the {what} at unix:{}", socket.display()),
         cause,
         "agentkeys doctor",
     )
