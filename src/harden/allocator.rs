@@ -7,6 +7,8 @@
 //! Wiping is off until [`wipe_freed_memory`] switches it on, for good. Must never read a block's
 //! content, or allocate.
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[global_allocator]
@@ -84,28 +86,38 @@ unsafe fn wipe(block: *mut u8, size: usize) {
     }
 }
 
-/// Whether a block's content is gone once it is freed: frees one, and asks the kernel what lies
-/// there now.
+/// Whether a block's content is gone once it is freed: frees one, and has the kernel copy what lies
+/// there now into a pipe. (`/proc/self/mem` is closed to a process that is not dumpable.)
 ///
 /// # Errors
 /// The kernel could not be asked.
-pub(super) fn probe() -> std::io::Result<bool> {
-    use std::os::unix::fs::FileExt;
+pub(super) fn probe() -> io::Result<bool> {
+    // Below what a pipe takes at once, and not a size that others ask for.
     const SIZE: usize = 3000;
     const MARK: u8 = 0xa7;
-    let memory = std::fs::File::open("/proc/self/mem")?;
-    let mut found = vec![0_u8; SIZE];
+    let (mut reader, writer) = io::pipe()?;
+    let mut seen = |address: usize| -> io::Result<Vec<u8>> {
+        let from = std::ptr::without_provenance::<libc::c_void>(address);
+        // SAFETY: the kernel checks the address itself, and answers EFAULT for one that is not
+        // mapped. This program does not read the block, so it does not matter whose it is by now.
+        let copied = unsafe { libc::write(writer.as_raw_fd(), from, SIZE) };
+        let copied = usize::try_from(copied).map_err(|_| io::Error::last_os_error())?;
+        let mut bytes = vec![0; copied];
+        reader.read_exact(&mut bytes)?;
+        Ok(bytes)
+    };
     let block = std::hint::black_box(vec![MARK; SIZE].into_boxed_slice());
-    let address = block.as_ptr().addr();
-    let all = |found: &[u8]| found.iter().filter(|byte| **byte == MARK).count() == SIZE;
-    memory.read_exact_at(&mut found, address as u64)?;
-    if !all(&found) {
-        return Err(std::io::Error::other("/proc/self/mem does not show this process's memory"));
+    let address = block.as_ptr().expose_provenance();
+    if seen(address)? != *block {
+        return Err(io::Error::other("the pipe does not show this process's memory"));
     }
     drop(block);
-    memory.read_exact_at(&mut found, address as u64)?;
-    // Another thread may have taken the block since; what it wrote is not the mark.
-    Ok(!found.windows(64).any(|some| some.iter().all(|byte| *byte == MARK)))
+    match seen(address) {
+        // Another thread may have taken the block since; what it wrote is not the mark.
+        Ok(now) => Ok(!now.windows(64).any(|some| some.iter().all(|byte| *byte == MARK))),
+        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

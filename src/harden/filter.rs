@@ -181,8 +181,7 @@ fn program(rules: Rules, answer: libc::c_int) -> Result<BpfProgram, HardenError>
 }
 
 fn refused() -> Result<Rules, HardenError> {
-    let mut rules: Rules =
-        REFUSED.iter().chain(REFUSED_HERE).map(|call| (i64::from(*call), vec![])).collect();
+    let mut rules: Rules = REFUSED.iter().chain(REFUSED_HERE).map(|call| (*call, vec![])).collect();
     let by_argument = || -> Result<[(libc::c_long, Vec<SeccompRule>); 3], FilterError> {
         let is = |at, value: libc::c_int| int(at, SeccompCmpOp::Eq, value);
         let dumpable = vec![
@@ -207,7 +206,7 @@ fn refused() -> Result<Rules, HardenError> {
         ])
     };
     for (call, rule) in by_argument().map_err(failed)? {
-        rules.insert(call.into(), rule);
+        rules.insert(call, rule);
     }
     Ok(rules)
 }

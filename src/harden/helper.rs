@@ -9,11 +9,14 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::process::{check, no_core_dumps, not_dumpable, single_threaded};
 
 /// What the helper ends with if `child` panics, or its surroundings cannot be made.
 const FAILED: u8 = 101;
+/// How long the helper may take to end once its stream has.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Forks the helper, which runs `child` with its end of a socket pair and ends with the code that
 /// it returns; returns the other end. Called in plain `main`, first of all.
@@ -21,8 +24,10 @@ const FAILED: u8 = 101;
 /// The helper has `/dev/null` as input and output, this process's stderr, its end of the pair, and
 /// no other descriptor; a session of its own, so that a terminal's signals pass it by; no core
 /// dumps; and it is not dumpable. `child` returns when its stream ends: this process has closed its
-/// end, or has died. Should it not, the helper is killed (`SIGKILL`) when the thread that called
-/// this ends; so that is the main one.
+/// end, or has died. Should it not have returned two seconds later, the helper and what else is in
+/// its process group are killed. It has a second thread, which watches over that: the kernel's own
+/// means (`PR_SET_PDEATHSIG`) does not reach out of a Landlock room that scopes signals, which the
+/// dying daemon is in.
 ///
 /// A helper that has died shows as the end of the stream, or as a broken pipe. It leaves no zombie:
 /// from now on the children of this process are not waited for, so **it starts none of its own**.
@@ -35,7 +40,6 @@ pub fn fork_helper(child: impl FnOnce(UnixStream) -> u8) -> io::Result<UnixStrea
     let (ours, theirs) = UnixStream::pair()?;
     // Opened here, where a failure can still be told.
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    let parent = std::process::id();
     // SAFETY: this process has one thread, so the child's copy of it is whole: no lock is held by a
     // thread that is not there.
     match unsafe { libc::fork() } {
@@ -43,9 +47,12 @@ pub fn fork_helper(child: impl FnOnce(UnixStream) -> u8) -> io::Result<UnixStrea
             drop(ours);
             // INVARIANT: nothing leaves this block, by return or by panic, into the caller's frames,
             // which would then run a second time.
-            let run = AssertUnwindSafe(|| match surround(parent, &null, &theirs) {
+            let run = AssertUnwindSafe(|| match surround(&null, &theirs) {
                 Ok(()) => child(theirs),
-                Err(_) => FAILED,
+                Err(error) => {
+                    eprintln!("agentkeys: the helper does not start: {error}");
+                    FAILED
+                }
             });
             let code = catch_unwind(run).unwrap_or(FAILED);
             // SAFETY: _exit runs nothing of ours, so no buffer of the parent's is written twice.
@@ -60,21 +67,29 @@ pub fn fork_helper(child: impl FnOnce(UnixStream) -> u8) -> io::Result<UnixStrea
 }
 
 /// Makes the helper's surroundings, in the helper.
-fn surround(parent: u32, null: &File, stream: &UnixStream) -> io::Result<()> {
-    let kill = libc::SIGKILL as libc::c_ulong;
+fn surround(null: &File, stream: &UnixStream) -> io::Result<()> {
     // SAFETY: these take integers and touch no memory of ours; 0 and 1 become copies of `null`.
     unsafe {
-        check(libc::prctl(libc::PR_SET_PDEATHSIG, kill, 0, 0, 0))?;
         check(libc::setsid())?;
         check(libc::dup2(null.as_raw_fd(), 0))?;
         check(libc::dup2(null.as_raw_fd(), 1))?;
     }
-    // The parent may have died before the kernel was told to watch it.
-    if std::os::unix::process::parent_id() != parent {
-        return Err(io::ErrorKind::BrokenPipe.into());
-    }
     no_core_dumps().and_then(|()| not_dumpable()).map_err(io::Error::other)?;
-    close_all_but(stream.as_raw_fd())
+    close_all_but(stream.as_raw_fd())?;
+    let watched = stream.try_clone()?;
+    std::thread::Builder::new().name("watch".to_owned()).spawn(move || end_with(&watched))?;
+    Ok(())
+}
+
+/// Waits until the other end is closed, gives the helper its time, and ends it.
+fn end_with(stream: &UnixStream) {
+    let mut one = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
+    // A hang-up is told without being asked for, also when there is something left to read.
+    // SAFETY: `one` is one valid pollfd that outlives the call.
+    while unsafe { libc::poll(&raw mut one, 1, -1) } < 1 {}
+    std::thread::sleep(PATIENCE);
+    // SAFETY: 0 is the group of the caller, which `setsid` made this process's own.
+    unsafe { libc::kill(0, libc::SIGKILL) };
 }
 
 /// Closes every descriptor above 2 but `kept`. The `File` of `/dev/null` is closed with them; the

@@ -267,7 +267,7 @@ fn wiped_memory() -> Finding {
     match allocator::probe() {
         Ok(true) => finding(mechanism, true, "a freed block reads as zeros".to_owned()),
         Ok(false) => finding(mechanism, false, "a freed block keeps its content".to_owned()),
-        Err(e) => unknown(mechanism, format!("cannot read /proc/self/mem: {e}")),
+        Err(e) => unknown(mechanism, format!("cannot see freed memory: {e}")),
     }
 }
 

@@ -26,6 +26,7 @@ mod holder_cli;
 mod holder_shared;
 mod holder_socket;
 mod holder_support;
+mod harden_daemon;
 mod home;
 mod http_client;
 mod http_curl;
