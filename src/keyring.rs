@@ -12,8 +12,8 @@ use crate::harden;
 use secret_service::{Collection, EncryptionType, SecretService};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt;
 use std::future::Future;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

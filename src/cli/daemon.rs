@@ -20,7 +20,8 @@ use crate::core::scope::Scope;
             is typed, and nothing dials in.",
     note = "Speaks MCP on stdin and stdout where stdin is a pipe. Started at a terminal, it asks \
             at once, and stays for the programs beside it: read, list and run use its socket. \
-            The session's mirror is ~/.agentkeys/session, or session@NAME with --agent NAME.",
+            The session's mirror is ~/.agentkeys/session, or agents/NAME/session there with \
+            --agent NAME.",
     example = "agentkeys daemon",
     example = "agentkeys daemon --agent my-bot --services openrouter,github",
     example = "agentkeys daemon --recover my-bot",

@@ -48,7 +48,7 @@ fn who(name: &str, found: &DaemonFacts, standing: &Standing) -> Fact {
 fn session(name: &str, standing: &Standing) -> Fact {
     let name = format!("{name} session");
     let waits = |what: &str, waiting: &Waiting| {
-        let Waiting { kind, pair_code, otp, expires_at, command } = waiting;
+        let Waiting { kind, pair_code, otp, expires_at, command, because: _ } = waiting;
         let (kind, until) = (kind.as_str(), expires_at.for_people());
         let found = format!("{what}: {kind}, pair code {pair_code}, OTP {otp}, until {until}");
         let fix = format!("whoever keeps the keys runs, on their own machine: {command}");
@@ -60,7 +60,10 @@ fn session(name: &str, standing: &Standing) -> Fact {
         SessionState::Paired { asks: Some(waiting), .. } => {
             waits("there is one, and asks", waiting)
         }
-        SessionState::Paired { expires_at, asks: None } => {
+        SessionState::Paired { refused: Some(problem), .. } => {
+            Fact::warning(name, format!("there is one; {}", problem.detail), problem.fix.clone())
+        }
+        SessionState::Paired { expires_at, asks: None, refused: None } => {
             let until = expires_at.for_people();
             Fact::good(name, format!("until {until}, and renews itself"))
         }
@@ -121,7 +124,8 @@ mod tests {
             backend: Some("http://127.0.0.1:1".into()),
             agent: Some(WalletAddress([7; 20])),
             account: None,
-            session: SessionState::Paired { expires_at: Timestamp(0), asks: None },
+            pinned_by_first_approval: false,
+            session: SessionState::Paired { expires_at: Timestamp(0), asks: None, refused: None },
             generation: 1,
             mirror: "/h/.agentkeys/session, sealed by the keyring".into(),
             protections: Vec::new(),

@@ -73,12 +73,14 @@ pub fn exit_code(code: Code) -> u8 {
 impl CliError {
     /// A request that a person has not answered yet, told with everything that they need.
     pub fn waiting(waiting: Waiting) -> Self {
-        let Waiting { kind, pair_code, otp, expires_at, command } = &waiting;
+        let Waiting { kind, pair_code, otp, expires_at, command, because } = &waiting;
+        let because = because.as_ref().map(|why| format!("{} ({})\n", why.detail, why.cause));
         let mut problem = Problem::new(
             Code::Unauthorized,
             format!("waiting for approval: pair code {pair_code}, OTP {otp}"),
             format!(
-                "the daemon asked for it ({}), and nobody has answered yet; the code holds until {}",
+                "{}the daemon asked for it ({}), and nobody has answered yet; the code holds until {}",
+                because.unwrap_or_default(),
                 kind.as_str(),
                 expires_at.for_people()
             ),

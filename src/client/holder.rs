@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::files;
-use super::places::{HOLDER_RECORD, Places};
+use super::places::Places;
 use super::socket::{Reached, reach_a};
 use crate::core::backend::Release;
 use crate::core::claim::Reason;
@@ -105,12 +105,11 @@ pub struct Recorded {
 /// `INTERNAL` for a record that others could have written.
 pub fn recorded(places: &Places) -> Answer<Vec<Recorded>> {
     // Without a home there is no daemon's folder either.
-    let Ok(folder) = places.daemon_folder() else { return Ok(Vec::new()) };
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
-    let mut names: Vec<Option<Alias>> = entries
-        .take(MAX_RECORDS * 8)
-        .filter_map(|entry| name_of(entry.ok()?.file_name().to_str()?))
-        .collect();
+    if places.daemon_folder(None).is_err() {
+        return Ok(Vec::new());
+    }
+    let mut names: Vec<Option<Alias>> = places.daemon_names().into_iter().map(Some).collect();
+    names.push(None);
     names.sort_by_key(|name| name.as_ref().map(Alias::folded));
     names.truncate(MAX_RECORDS);
     let mut found = Vec::new();
@@ -120,18 +119,6 @@ pub fn recorded(places: &Places) -> Answer<Vec<Recorded>> {
         }
     }
     Ok(found)
-}
-
-/// The agent's name in the name of a record's file.
-fn name_of(file: &str) -> Option<Option<Alias>> {
-    match file.strip_prefix(HOLDER_RECORD)? {
-        "" => Some(None),
-        // Also keeps out the `.new` of one that is being replaced.
-        rest => {
-            let name: Alias = rest.strip_prefix('@')?.parse().ok()?;
-            (!rest.ends_with(".new")).then_some(Some(name))
-        }
-    }
 }
 
 /// A holder in another process.
@@ -313,18 +300,6 @@ impl SessionHolder for HolderClient {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_record_s_name_is_its_agent_s_and_other_files_are_none() {
-        let name = |file| name_of(file).map(|name| name.map(|name| name.to_string()));
-        assert_eq!(name("holder"), Some(None));
-        assert_eq!(name("holder@my-bot"), Some(Some("my-bot".to_owned())));
-        for other in
-            ["holder.new", "holder@my-bot.new", "holder@", "session", "lock@a", "holder@.."]
-        {
-            assert_eq!(name(other), None, "{other}");
-        }
-    }
 
     #[tokio::test]
     async fn a_line_is_read_whole_over_many_pieces_and_never_past_its_limit() {

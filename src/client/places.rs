@@ -20,7 +20,7 @@ pub const MAX_SOCKET_PATH: usize = 100;
 const FOLDER: &str = "agentkeys";
 const SOCKET: &str = "backend.sock";
 /// What the record of a holder is called; `@` and the agent's name follow where it has one.
-pub const HOLDER_RECORD: &str = "holder";
+const AGENTS: &str = "agents";
 
 /// The places of one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,22 +110,32 @@ impl Places {
         self.state.join("backend.lock")
     }
 
-    /// The daemon's own folder, below the home folder: the mirror of each agent's session.
+    /// The folder that is the daemon's alone of the agent that this machine calls `name`, below
+    /// the home folder; of the one that has no name here when there is none.
     ///
     /// # Errors
     /// `INVALID` when the environment names no home folder.
-    pub fn daemon_folder(&self) -> Answer<PathBuf> {
+    pub fn daemon_folder(&self, name: Option<&Alias>) -> Answer<PathBuf> {
         let home = self.home.as_ref().ok_or_else(|| homeless("HOME", None))?;
-        Ok(home.join(".agentkeys"))
+        let folder = home.join(".agentkeys");
+        // Aliases hold no `/`, and none begins with a dot.
+        Ok(name.map_or(folder.clone(), |name| folder.join(AGENTS).join(name.folded())))
     }
 
-    /// The mirror of the session of the agent that this machine calls `name`; of the one that
-    /// has no name here when there is none.
+    /// The names that daemons have, or had, on this machine.
+    pub fn daemon_names(&self) -> Vec<Alias> {
+        let Ok(folder) = self.daemon_folder(None) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(folder.join(AGENTS)) else { return Vec::new() };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        names.collect()
+    }
+
+    /// The mirror of that agent's session.
     ///
     /// # Errors
     /// Those of [`Places::daemon_folder`].
     pub fn mirror_file(&self, name: Option<&Alias>) -> Answer<PathBuf> {
-        Ok(self.daemon_folder()?.join(of_agent("session", name)))
+        Ok(self.daemon_folder(name)?.join("session"))
     }
 
     /// What the holder of that agent's session has locked for as long as it lives.
@@ -133,7 +143,7 @@ impl Places {
     /// # Errors
     /// Those of [`Places::daemon_folder`].
     pub fn holder_lock(&self, name: Option<&Alias>) -> Answer<PathBuf> {
-        Ok(self.daemon_folder()?.join(of_agent("lock", name)))
+        Ok(self.daemon_folder(name)?.join("lock"))
     }
 
     /// What the holder of that agent's session wrote down of itself: its process and where it
@@ -142,22 +152,22 @@ impl Places {
     /// # Errors
     /// Those of [`Places::daemon_folder`].
     pub fn holder_record(&self, name: Option<&Alias>) -> Answer<PathBuf> {
-        Ok(self.daemon_folder()?.join(of_agent(HOLDER_RECORD, name)))
+        Ok(self.daemon_folder(name)?.join("holder"))
     }
 
-    /// Where the holder of that agent's session listens unless it is told otherwise. A name that
-    /// makes the path too long for a socket gives way to its hash.
+    /// Where the holder of that agent's session listens unless it is told otherwise: never in
+    /// the folder of the backend's socket, which it could then put another in the place of. What
+    /// is too long for a socket gives way to a hash.
     pub fn holder_socket(&self, name: Option<&Alias>) -> PathBuf {
         let [socket, _] = self.sockets();
-        let path = socket.with_file_name(format!("{}.sock", of_agent("agent", name)));
-        match name {
-            Some(name) if path.as_os_str().len() > MAX_SOCKET_PATH => {
-                let hash = Hash32::of(name.folded().as_bytes());
-                // As long as `backend.sock`, which fits.
-                path.with_file_name(format!("{}.sock", &to_hex(&hash.0)[..7]))
-            }
-            _ => path,
+        let run = socket.parent().unwrap_or(&self.temporary);
+        let name = name.map_or("agent".to_owned(), |name| format!("agent@{}", name.folded()));
+        let path = run.join(AGENTS).join(format!("{name}.sock"));
+        if path.as_os_str().len() <= MAX_SOCKET_PATH {
+            return path;
         }
+        // As long as `backend.sock`, which fits.
+        run.join("d").join(format!("{}.sock", &to_hex(&Hash32::of(name.as_bytes()).0)[..5]))
     }
 
     /// The home folder, if the environment names one.
@@ -214,14 +224,6 @@ impl Places {
     pub fn with_temporary(mut self, temporary: PathBuf) -> Self {
         self.temporary = temporary;
         self
-    }
-}
-
-/// A file's name for an agent. Aliases hold no `/`, and none begins with a dot.
-fn of_agent(file: &str, name: Option<&Alias>) -> String {
-    match name {
-        Some(name) => format!("{file}@{}", name.folded()),
-        None => file.to_owned(),
     }
 }
 

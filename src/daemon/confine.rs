@@ -4,9 +4,9 @@
 //! Must never go on without a mechanism that a daemon requires.
 use std::path::{Path, PathBuf};
 
-use super::life;
-use super::options::Options;
+use super::seat::Seat;
 use crate::client::config::Config;
+use crate::client::files;
 use crate::client::places::Places;
 use crate::core::holder::Protection;
 use crate::core::problem::{Answer, Code, Problem};
@@ -29,11 +29,7 @@ const SYSTEM: [&str; 8] = [
 ///
 /// # Errors
 /// `INTERNAL` when one that a daemon requires does not hold, naming it.
-pub fn confine(
-    places: &Places,
-    options: &Options,
-    config: Option<&Config>,
-) -> Answer<Vec<Protection>> {
+pub fn confine(places: &Places, seat: &Seat, config: Option<&Config>) -> Answer<Vec<Protection>> {
     let harden = || -> Result<(), HardenError> {
         harden::no_core_dumps()?;
         harden::not_dumpable()?;
@@ -44,8 +40,10 @@ pub fn confine(
     harden::restrict_umask();
     harden::wipe_freed_memory();
     harden::secret_memory_kind().map_err(|error| unprotected(&error.to_string()))?;
-    life::make_folders(places, options)?;
-    let allowed = allowed(places, options, config)?;
+    // What is not there now stays shut, also when it is made later.
+    seat.prepare()?;
+    files::make_folder(&places.heads())?;
+    let allowed = allowed(places, seat, config);
     let confined = harden::landlock(&allowed)
         .and_then(|confined| {
             harden::drop_capabilities()?;
@@ -93,14 +91,10 @@ fn unprotected(why: &str) -> Problem {
 }
 
 /// Its own folders, the backend, and the keyring.
-fn allowed(places: &Places, options: &Options, config: Option<&Config>) -> Answer<Confinement> {
-    let socket = match &options.socket {
-        Some(path) => path.clone(),
-        None => places.holder_socket(options.agent.as_ref()),
-    };
+fn allowed(places: &Places, seat: &Seat, config: Option<&Config>) -> Confinement {
     let folder = |path: &Path| path.parent().map(Path::to_path_buf);
-    let mut write = vec![places.daemon_folder()?, places.state().to_path_buf()];
-    write.extend(folder(&socket));
+    let mut write: Vec<PathBuf> = seat.folders().map(Path::to_path_buf).collect();
+    write.push(places.heads());
     let backend = config.and_then(|config| config.backend.as_ref());
     let mut sockets: Vec<PathBuf> = match backend {
         Some(address) => address.socket().and_then(folder).into_iter().collect(),
@@ -109,10 +103,10 @@ fn allowed(places: &Places, options: &Options, config: Option<&Config>) -> Answe
     if let Ok(Some(bus)) = BusAddress::from_environment() {
         sockets.extend(bus.sockets());
     }
-    Ok(Confinement {
+    Confinement {
         read: SYSTEM.iter().map(PathBuf::from).collect(),
         write,
         sockets,
         connect_ports: backend.map(|address| address.ports()).unwrap_or_default(),
-    })
+    }
 }

@@ -18,8 +18,8 @@ use super::reach::{Backend, Reach};
 use super::request::{Given, Minted, Pinned, Request};
 use crate::client::connect::{client_info, now};
 use crate::client::heads::{Heads, Standing as HeadStanding};
-use crate::core::auth_request::{Details, KeyRotate, Pair, Recover, ScopeChange};
 use crate::core::audit::Head;
+use crate::core::auth_request::{Details, KeyRotate, Pair, Recover, ScopeChange};
 use crate::core::backend::{self, Release, WhoAmI};
 use crate::core::claim::Reason;
 use crate::core::decision::Mistrust;
@@ -373,7 +373,8 @@ impl Keeper {
     }
 
     async fn take(&self, given: Given) -> Answer<()> {
-        let Given { identity, scope: _, session, keys } = given;
+        let Given { identity, scope, session, keys } = given;
+        tracing::info!(agent = %identity.agent, %scope, "granted");
         let Some(minted) = session else { return Ok(()) };
         let unknown = self.state().me.is_none() && self.options.account.is_none();
         self.adopt(identity.clone(), Arc::new(keys), minted).await?;
@@ -650,4 +651,3 @@ impl SessionHolder for Keeper {
         self.ask_as_agent(&live, details, keys).await
     }
 }
-

@@ -68,7 +68,11 @@ impl Keys {
         let drawn = random()?;
         let (secret, public) = seal::key_pair(&Key32::new(*drawn.expose()));
         let x25519 = hide(secret.expose())?;
-        Ok(Self { public: ChildKeys::new(ed25519_public(seed.expose())?, public), ed25519: seed, x25519 })
+        Ok(Self {
+            public: ChildKeys::new(ed25519_public(seed.expose())?, public),
+            ed25519: seed,
+            x25519,
+        })
     }
 
     /// Those that a mirror holds; they must belong to `public`.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::keeper::Keeper;
 use super::mirror::Mirror;
 use super::options::Options;
-use super::reach::Reach;
+use super::reach::{Reach, Starter};
+use super::seat::Seat;
+use super::shared::Shared;
 use super::starter::{self, Helper};
-use super::{confine, notice};
+use super::{confine, mcp, notice};
 use crate::client::config::Config;
 use crate::client::connect::now;
-use crate::client::files;
 use crate::client::heads::Heads;
 use crate::client::places::Places;
 use crate::core::holder::{Held, Protection, Refusal, SessionHolder, SessionState};
@@ -75,12 +77,13 @@ pub fn run(options: Options) -> Result<u8, Problem> {
     // Settings that are not what they may be are told by every tool, since an MCP client shows
     // those answers to its user, and nothing of a server that did not start.
     let config = Config::load(&places, options.backend.as_deref());
-    let protections = confine::confine(&places, &options, config.as_ref().ok())?;
+    let seat = Seat::new(&places, options.agent.as_ref(), options.socket.as_deref())?;
+    let protections = confine::confine(&places, &seat, config.as_ref().ok())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| not_started("its runtime", &error))?;
-    let ended = runtime.block_on(live(work, options, &places, config, helper, protections));
+    let ended = runtime.block_on(live(work, options, places, config, seat, helper, protections));
     // Reading stdin cannot be given up; the process ends all the same.
     runtime.shutdown_timeout(END);
     ended
@@ -89,37 +92,66 @@ pub fn run(options: Options) -> Result<u8, Problem> {
 async fn live(
     work: Work,
     options: Options,
-    places: &Places,
+    places: Places,
     config: Answer<Config>,
-    helper: std::os::unix::net::UnixStream,
+    seat: Seat,
+    helper: UnixStream,
     protections: Vec<Protection>,
 ) -> Result<u8, Problem> {
     let mut asked_to_end = Signals::new()?;
     let helper = Helper::new(helper).map_err(|error| not_started("its helper", &error))?;
-    let reach = match config {
-        Ok(config) => Reach::new(places.clone(), &config, Arc::new(helper)),
-        Err(problem) => Reach::nowhere(problem),
+    let helper: Arc<dyn Starter> = Arc::new(helper);
+    let socket = seat.socket().display().to_string();
+    // Called each time that this process comes to hold the session.
+    let keeper = move || -> Answer<Arc<dyn SessionHolder>> {
+        let reach = match &config {
+            Ok(config) => Reach::new(places.clone(), config, helper.clone()),
+            Err(problem) => Reach::nowhere(problem.clone()),
+        };
+        let mirror = Mirror::new(places.mirror_file(options.agent.as_ref())?, bus());
+        let heads = Some(Heads::new(&places));
+        Ok(Keeper::new(options.clone(), reach, mirror, heads, protections.clone()))
     };
-    let bus = BusAddress::from_environment().map_err(|error| {
-        let fix = "correct DBUS_SESSION_BUS_ADDRESS, or leave it out";
-        Problem::new(Code::Invalid, "the keyring cannot be looked for", error.to_string(), fix)
-    });
-    let mirror = Mirror::new(places.mirror_file(options.agent.as_ref())?, bus);
-    let holder = Keeper::new(options, reach, mirror, Some(Heads::new(places)), protections);
+    let holder = Shared::start(
+        seat,
+        Box::new(move || {
+            let made = keeper();
+            Box::pin(async move { made })
+        }),
+    );
     let working = async {
         match work {
-            Work::Mcp => Ok(0),
-            Work::Stay => stay(&*holder).await,
+            Work::Mcp => {
+                let client = mcp::serve(holder.clone(), tokio::io::stdin(), tokio::io::stdout());
+                client.await.map(|()| 0).map_err(|error| broken_off(&error))
+            }
+            Work::Stay => stay(&*holder, &socket).await,
             Work::Rotate => rotate(&*holder).await,
         }
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = working => ended,
         () = asked_to_end.any() => {
             tracing::info!("asked to end");
             Ok(0)
         }
-    }
+    };
+    holder.shutdown().await;
+    ended
+}
+
+fn bus() -> Answer<Option<BusAddress>> {
+    BusAddress::from_environment().map_err(|error| {
+        let fix = "correct DBUS_SESSION_BUS_ADDRESS, or leave it out";
+        Problem::new(Code::Invalid, "the keyring cannot be looked for", error.to_string(), fix)
+    })
+}
+
+fn broken_off(error: &dyn std::error::Error) -> Problem {
+    let cause = error.source().map_or_else(String::new, |source| format!(": {source}"));
+    let fix =
+        "let the MCP client start the daemon again; what it wrote last is at fault, or we are";
+    Problem::new(Code::Internal, "the MCP session broke off", format!("{error}{cause}"), fix)
 }
 
 /// The signals that ask a process to end.
@@ -155,7 +187,7 @@ fn say(text: &str) {
 }
 
 /// Asks for a session at once, asks anew when a code has run out, and stays.
-async fn stay(holder: &dyn SessionHolder) -> Result<u8, Problem> {
+async fn stay(holder: &dyn SessionHolder, socket: &str) -> Result<u8, Problem> {
     let mut told = String::new();
     let mut tell = |text: String| {
         if text != told {
@@ -168,7 +200,7 @@ async fn stay(holder: &dyn SessionHolder) -> Result<u8, Problem> {
         match holder.list().await {
             Ok(listing) => tell(format!(
                 "agent {} is paired and has {} credentials; programs beside it use agentkeys \
-                 read, list and run",
+                 read, list and run (socket {socket})",
                 listing.agent,
                 listing.credentials.len()
             )),
@@ -203,7 +235,8 @@ async fn rotate(holder: &dyn SessionHolder) -> Result<u8, Problem> {
     loop {
         let standing = told(holder.standing().await)?;
         match &standing.session {
-            SessionState::Paired { asks: Some(asks), .. } if asks.pair_code == waiting.pair_code => {}
+            SessionState::Paired { asks: Some(asks), .. }
+                if asks.pair_code == waiting.pair_code => {}
             SessionState::Paired { refused: Some(problem), .. } => return Err(problem.clone()),
             SessionState::Paired { .. } => break,
             SessionState::Ended(problem) => return Err(problem.clone()),
@@ -248,16 +281,4 @@ fn not_started(what: &str, error: &io::Error) -> Problem {
         format!("{what}: {error}"),
         "see whether the system is out of processes, descriptors or memory",
     )
-}
-
-/// The folders that a daemon writes to, made before it may make none.
-pub fn make_folders(places: &Places, options: &Options) -> Answer<()> {
-    files::make_folder(&places.daemon_folder()?)?;
-    files::make_folder(places.state())?;
-    files::make_folder(&places.heads())?;
-    let socket = places.holder_socket(options.agent.as_ref());
-    for folder in places.socket_folders(&socket) {
-        files::make_strict_folder(&folder)?;
-    }
-    Ok(())
 }

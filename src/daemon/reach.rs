@@ -3,6 +3,7 @@
 //!
 //! A call that nobody answers is made three times within seven seconds. Must never send anything
 //! to another backend than the one that was named, and never keep an answer.
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::client::config::{Chooser, Config};
 use crate::client::http::{Address, HttpBackend, Options as HttpOptions};
 use crate::client::places::Places;
-use crate::client::private::Private;
 use crate::core::backend::AccountBackend;
 use crate::core::problem::{Answer, Code, Problem};
 
@@ -28,12 +28,12 @@ const IDLE: Duration = Duration::from_secs(1);
 /// A backend, for one call.
 pub type Backend = Arc<dyn AccountBackend>;
 
-/// Starts the private backend. The daemon's own process may not: what it starts would be
-/// confined as it is.
+/// Finds the private backend, and starts it if need be. The daemon's own process may not: what it
+/// starts would be confined as it is, and what says where it is lies beside the master's session.
 #[async_trait]
 pub trait Starter: Send + Sync {
-    /// Sees to it that the private backend runs.
-    async fn start(&self) -> Answer<()>;
+    /// The socket of the private backend, which runs then.
+    async fn start(&self) -> Answer<PathBuf>;
 }
 
 /// Which backend.
@@ -138,15 +138,8 @@ impl Reach {
         if !has_private(places) {
             return Err(nowhere());
         }
-        let private = Private::of_this_user(places.clone())?;
-        let reached = match private.find().await? {
-            Some(reached) => reached,
-            None => {
-                starter.start().await?;
-                private.find().await?.ok_or_else(not_started)?
-            }
-        };
-        let backend = Arc::new(backend_at(Address::Unix(reached.socket), Chooser::Default));
+        let socket = starter.start().await?;
+        let backend = Arc::new(backend_at(Address::Unix(socket), Chooser::Default));
         *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend.clone());
         Ok(backend)
     }
@@ -197,15 +190,6 @@ fn nowhere() -> Problem {
         "set AGENTKEYS_BACKEND in the daemon's environment (in the MCP client's settings: env) to \
          the address of the backend that the master uses\n\
          or, if the master is this same user on this machine: agentkeys init",
-    )
-}
-
-fn not_started() -> Problem {
-    Problem::new(
-        Code::Unavailable,
-        "the private backend does not run",
-        "it was started, and is not there",
-        "agentkeys doctor",
     )
 }
 

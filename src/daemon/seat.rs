@@ -40,7 +40,7 @@ impl Seat {
             Some(path) => checked(path)?,
             None => places.holder_socket(name),
         };
-        let mut own = vec![places.daemon_folder()?];
+        let mut own = vec![places.daemon_folder(name)?];
         own.extend(socket.starts_with(places.state()).then(|| places.state().to_owned()));
         Ok(Self {
             own,
@@ -58,7 +58,7 @@ impl Seat {
 
     /// The folders that a holder writes in: what must stay open to it when it is confined.
     pub fn folders(&self) -> impl Iterator<Item = &Path> {
-        self.own.iter().map(PathBuf::as_path).chain(self.socket.parent())
+        self.lock.parent().into_iter().chain(self.socket.parent())
     }
 
     /// Makes the folders. Asked for again where they are there, it only checks them.

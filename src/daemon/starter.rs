@@ -1,9 +1,10 @@
-//! What the daemon's helper does: it starts the private backend, which may not be confined as
-//! the daemon is. The daemon asks over their socket pair, one line a question.
+//! What the daemon's helper does: it finds the private backend, and starts it if need be, which
+//! may not be confined as the daemon is. The daemon asks over their socket pair, one line a question.
 //!
 //! Must never do anything else that it is asked, nor learn a secret.
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
@@ -13,7 +14,7 @@ use crate::client::places::Places;
 use crate::client::private::Private;
 use crate::core::problem::{Answer, Code, Problem};
 
-const START: &str = "start the private backend";
+const START: &str = "find the private backend";
 /// Longest answer, in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
 
@@ -25,7 +26,7 @@ pub fn serve(places: &Answer<Places>, stream: UnixStream) -> u8 {
             Ok(START) => start(places),
             _ => return 1,
         };
-        let Ok(mut text) = serde_json::to_vec(&answer.err()) else { return 1 };
+        let Ok(mut text) = serde_json::to_vec(&answer) else { return 1 };
         text.push(b'\n');
         if answers.write_all(&text).is_err() {
             return 0;
@@ -34,11 +35,11 @@ pub fn serve(places: &Answer<Places>, stream: UnixStream) -> u8 {
     0
 }
 
-fn start(places: &Answer<Places>) -> Answer<()> {
+fn start(places: &Answer<Places>) -> Answer<PathBuf> {
     let private = Private::of_this_user(places.clone()?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| gone(&error.to_string()))?;
-    runtime.block_on(private.find_or_start()).map(drop)
+    runtime.block_on(private.find_or_start()).map(|found| found.socket)
 }
 
 /// The daemon's side.
@@ -60,7 +61,7 @@ impl Helper {
 
 #[async_trait]
 impl Starter for Helper {
-    async fn start(&self) -> Answer<()> {
+    async fn start(&self) -> Answer<PathBuf> {
         let mut stream = self.stream.lock().await;
         let asked = async {
             stream.write_all(format!("{START}\n").as_bytes()).await?;
@@ -70,11 +71,8 @@ impl Starter for Helper {
             Ok::<_, std::io::Error>(line)
         };
         let line = asked.await.map_err(|error| gone(&error.to_string()))?;
-        match serde_json::from_str::<Option<Problem>>(&line) {
-            Ok(None) => Ok(()),
-            Ok(Some(problem)) => Err(problem),
-            Err(_) => Err(gone("it ended in the middle of an answer")),
-        }
+        serde_json::from_str::<Answer<PathBuf>>(&line)
+            .unwrap_or_else(|_| Err(gone("it ended in the middle of an answer")))
     }
 }
 

@@ -32,6 +32,7 @@ pub fn waiting() -> Waiting {
         pair_code: "ABCD-EFGH".into(),
         otp: "123456".into(),
         expires_at: Timestamp(1_800_000_000_000),
+        because: None,
         command: "agentkeys approve ABCD-EFGH".into(),
     }
 }
@@ -91,7 +92,7 @@ impl SessionHolder for Fake {
             Some(waiting) => (None, SessionState::Waiting(waiting)),
             None => {
                 let expires_at = Timestamp(1_800_000_000_000);
-                (Some(AGENT), SessionState::Paired { expires_at, asks: None })
+                (Some(AGENT), SessionState::Paired { expires_at, asks: None, refused: None })
             }
         };
         let protection = |name: &str, in_force, required| Protection {
@@ -105,6 +106,7 @@ impl SessionHolder for Fake {
             backend: Some("http://127.0.0.1:9".into()),
             agent,
             account: None,
+            pinned_by_first_approval: false,
             session,
             generation: *self.generation.borrow(),
             mirror: "/h/.agentkeys/session, in the clear: there is no keyring".into(),

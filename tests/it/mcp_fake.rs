@@ -80,6 +80,7 @@ impl Fake {
             pair_code: "ABCD-EFGH".to_owned(),
             otp: "042137".to_owned(),
             expires_at: Timestamp(4_102_444_800_000),
+            because: None,
             command: "agentkeys approve ABCD-EFGH".to_owned(),
         }
     }
@@ -125,10 +126,11 @@ impl SessionHolder for Fake {
             backend: None,
             agent: None,
             account: None,
+            pinned_by_first_approval: false,
             session: match mood {
                 Mood::Waits => SessionState::Unpaired,
                 Mood::Revoked => SessionState::Ended(Self::revoked()),
-                _ => SessionState::Paired { expires_at: Timestamp(0), asks: None },
+                _ => SessionState::Paired { expires_at: Timestamp(0), asks: None, refused: None },
             },
             generation,
             mirror: String::new(),

@@ -93,7 +93,10 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
         Kind::KeyRotate => "Your user has to approve this agent's new keys.",
         Kind::HighValueRelease => "Your user has to approve this one act.",
     };
-    let Waiting { otp, command, expires_at, .. } = waiting;
+    let Waiting { otp, command, expires_at, because, .. } = waiting;
+    let because = because
+        .as_ref()
+        .map(|problem| format!("{} {}\n", sentence(&problem.detail), sentence(&problem.cause)));
     let left = expires_at.since_ms(about.now).div_ceil(60_000);
     let minutes = if left == 1 { "minute" } else { "minutes" };
     let again = match waiting.kind {
@@ -101,7 +104,7 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
         _ => about.tool,
     };
     format!(
-        "{what}\n\
+        "{because}{what}\n\
          \n\
          Tell your user, word for word:\n\
          \n\
@@ -113,6 +116,7 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
          Do not run that command yourself, here or anywhere, and never add --yes: a person has to \
          compare the digits. Until your user says that it is approved, calling again gives the \
          same answer (or a new code, once this one has run out). Then call {again} again.",
+        because = because.unwrap_or_default(),
         until = expires_at.for_people(),
     )
 }
@@ -244,6 +248,7 @@ mod tests {
             pair_code: "ABCD-EFGH".to_owned(),
             otp: "042137".to_owned(),
             expires_at: NOW.plus_ms(241_000),
+            because: None,
             command: "agentkeys approve ABCD-EFGH".to_owned(),
         };
         let (text, content) = refused(&Refusal::Waiting(waiting), &about(None, None));
@@ -306,8 +311,7 @@ mod tests {
         let problem = Problem::new(Code::NotFound, "no credential for \"opnerouter\"", "", "");
         let service = "opnerouter".parse().unwrap();
         let others = listing(&["brave", "github", "openrouter"]);
-        let (text, _) =
-            refused(&problem.clone().into(), &about(Some(&service), Some(&others)));
+        let (text, _) = refused(&problem.clone().into(), &about(Some(&service), Some(&others)));
         assert!(text.contains("can read: openrouter, brave, github."), "{text}");
         let none = listing(&[]);
         let (text, _) = refused(&problem.into(), &about(Some(&service), Some(&none)));
