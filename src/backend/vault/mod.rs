@@ -13,6 +13,7 @@ mod caller;
 mod cells;
 mod credential;
 mod fence;
+mod group;
 mod guess;
 mod identity;
 mod journal;
@@ -21,7 +22,9 @@ mod ledger;
 mod rendezvous;
 mod renewal;
 mod rows;
+mod sequencer;
 mod session;
+mod sum;
 mod sweep;
 mod verdict;
 
