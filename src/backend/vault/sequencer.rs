@@ -125,6 +125,12 @@ impl Sequencer {
                 if flight.is_some() {
                     break;
                 }
+                if open.is_some() {
+                    // Requests that are ready to be proposed now share this group's barrier, as far
+                    // as one turn brings them.
+                    tokio::task::yield_now().await;
+                    self.fill(&mut open, None, &mut backlog, &mut queue).await;
+                }
                 let Some(group) = open.take() else { break };
                 flight = self.launch(group).await;
             }
