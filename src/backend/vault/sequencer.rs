@@ -242,3 +242,186 @@ fn fail(group: Group, refused: &Refused) {
     tracing::error!(error = %refused, "commit failed, nothing was released");
     group.refuse(refused);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Mutex, PoisonError};
+
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::backend::clock::Entropy;
+    use crate::backend::store::{Check, KeyRange, StoreError, Value, Watch, Watchers, Write};
+    use crate::backend::vault::journal::{Journal, Proposal};
+
+    type Verdict = Result<(), CommitError>;
+
+    /// A store in memory whose commits wait until the test says what becomes of them.
+    struct Held {
+        rows: Mutex<BTreeMap<Vec<u8>, Value>>,
+        arrived: mpsc::UnboundedSender<oneshot::Sender<Verdict>>,
+    }
+
+    impl Held {
+        fn rows(&self) -> std::sync::MutexGuard<'_, BTreeMap<Vec<u8>, Value>> {
+            self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Store for Held {
+        async fn get(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+            Ok(self.rows().get(key).cloned())
+        }
+
+        async fn scan(
+            &self,
+            range: KeyRange,
+            limit: usize,
+        ) -> Result<Vec<(Vec<u8>, Value)>, StoreError> {
+            let within = |key: &[u8]| range.end.as_deref().is_none_or(|end| key < end);
+            let rows = self.rows();
+            let found = rows.range(range.start.clone()..).filter(|(key, _)| within(key));
+            Ok(found.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        }
+
+        async fn commit(&self, checks: Vec<Check>, writes: Vec<Write>) -> Verdict {
+            let (say, said) = oneshot::channel();
+            self.arrived.send(say).expect("the test listens");
+            said.await.expect("the test says")?;
+            let mut rows = self.rows();
+            for check in checks {
+                let found = rows.get(check.key());
+                let holds = match &check {
+                    Check::Absent(_) => found.is_none(),
+                    Check::Equals(_, value) => found == Some(value),
+                };
+                if !holds {
+                    return Err(CommitError::Conflict { key: check.key().to_vec() });
+                }
+            }
+            for write in writes {
+                match write {
+                    Write::Put(key, value) => rows.insert(key, value),
+                    Write::Delete(key) => rows.remove(&key),
+                };
+            }
+            Ok(())
+        }
+
+        fn watch(&self, key: &[u8]) -> Watch {
+            Watchers::default().register(key)
+        }
+    }
+
+    struct Bench {
+        store: Arc<Held>,
+        cells: Arc<Cells>,
+        journal: Journal,
+        arrived: mpsc::UnboundedReceiver<oneshot::Sender<Verdict>>,
+    }
+
+    impl Bench {
+        async fn new() -> Self {
+            let (sender, mut arrived) = mpsc::unbounded_channel();
+            let store = Arc::new(Held { rows: Mutex::default(), arrived: sender });
+            let cells = Arc::new(Cells::new(&[7; 32], &Entropy::system()).unwrap());
+            let opening = Journal::open(store.clone(), cells.clone(), BackendId([1; 16]), vec![]);
+            let first = async { arrived.recv().await.unwrap().send(Ok(())) };
+            let (journal, _) = tokio::join!(opening, first);
+            Self { store, cells, journal: journal.unwrap(), arrived }
+        }
+
+        /// Proposes to put `key`, on condition of `check`; it is taken in when this returns.
+        async fn propose(&self, check: Check, key: &[u8]) -> JoinHandle<Result<(), Refused>> {
+            let put = Write::Put(key.to_vec(), Value::from_static(b"new"));
+            let proposal =
+                Proposal { checks: vec![check], writes: vec![put], ..Proposal::default() };
+            let journal = self.journal.clone();
+            let proposed = tokio::spawn(async move { journal.commit(proposal).await });
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            proposed
+        }
+
+        async fn next_commit(&mut self) -> oneshot::Sender<Verdict> {
+            self.arrived.recv().await.expect("a commit")
+        }
+
+        /// The keys that the test put, once the digest over all rows was found right.
+        async fn keys(&mut self) -> Vec<Vec<u8>> {
+            let again = Journal::open(
+                self.store.clone(),
+                self.cells.clone(),
+                BackendId([1; 16]),
+                Vec::new(),
+            );
+            assert!(again.await.is_ok(), "the digest is not that of the rows");
+            let head = keys::head();
+            self.store.rows().keys().filter(|key| **key != head).cloned().collect()
+        }
+    }
+
+    const A: &[u8] = b"\xf0a";
+    const B: &[u8] = b"\xf0b";
+    const C: &[u8] = b"\xf0c";
+
+    fn new(key: &[u8]) -> Check {
+        Check::Equals(key.to_vec(), Value::from_static(b"new"))
+    }
+
+    fn absent(key: &[u8]) -> Check {
+        Check::Absent(key.to_vec())
+    }
+
+    #[tokio::test]
+    async fn the_next_group_rests_on_the_one_under_way_and_waits_for_it() {
+        let mut bench = Bench::new().await;
+        let a = bench.propose(absent(A), A).await;
+        let first = bench.next_commit().await;
+        let b = bench.propose(new(A), B).await;
+        let c = bench.propose(absent(A), C).await;
+        assert!(bench.arrived.try_recv().is_err(), "the second left before the first had landed");
+        assert!(!a.is_finished() && !b.is_finished());
+        assert!(!c.is_finished(), "a refusal was told that rests on what is not on disk");
+        first.send(Ok(())).unwrap();
+        let second = bench.next_commit().await;
+        assert!(a.await.unwrap().is_ok());
+        assert!(!b.is_finished() && !c.is_finished());
+        second.send(Ok(())).unwrap();
+        assert!(b.await.unwrap().is_ok());
+        assert!(matches!(c.await.unwrap(), Err(Refused::Conflict)));
+        assert_eq!(bench.keys().await, [A, B]);
+    }
+
+    #[tokio::test]
+    async fn what_rests_on_a_group_that_failed_is_decided_again() {
+        let mut bench = Bench::new().await;
+        let a = bench.propose(absent(A), A).await;
+        let first = bench.next_commit().await;
+        let b = bench.propose(new(A), B).await;
+        let c = bench.propose(absent(A), C).await;
+        first.send(Err(StoreError::Closed.into())).unwrap();
+        let second = bench.next_commit().await;
+        assert!(matches!(a.await.unwrap(), Err(Refused::Store(StoreError::Closed))));
+        second.send(Ok(())).unwrap();
+        assert!(matches!(b.await.unwrap(), Err(Refused::Conflict)));
+        assert!(c.await.unwrap().is_ok());
+        assert_eq!(bench.keys().await, [C]);
+    }
+
+    #[tokio::test]
+    async fn a_group_that_another_server_overtook_starts_over_in_its_order() {
+        let mut bench = Bench::new().await;
+        let a = bench.propose(absent(A), A).await;
+        let first = bench.next_commit().await;
+        let b = bench.propose(new(A), B).await;
+        first.send(Err(CommitError::Conflict { key: keys::head() })).unwrap();
+        bench.next_commit().await.send(Ok(())).unwrap();
+        assert!(a.await.unwrap().is_ok() && b.await.unwrap().is_ok());
+        assert_eq!(bench.keys().await, [A, B]);
+    }
+}
