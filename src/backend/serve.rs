@@ -15,7 +15,7 @@ use super::store::{Options, SledStore, Store, StoreError};
 use super::vault::{Settings, Vault, VaultError};
 use crate::core::backend::AccountBackend;
 use crate::core::types::BackendId;
-use crate::harden::{self, HardenError};
+use crate::harden::{self, HardenError, Profile};
 
 /// How often what is over by time is cleared away.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -137,7 +137,7 @@ fn protect() -> Result<(), ServeError> {
 /// Reads the protections back from the kernel; refuses to run without a required one.
 fn check_protections() -> Result<(), ServeError> {
     let report = harden::report();
-    for finding in report.findings() {
+    for (finding, _) in report.of(Profile::Backend) {
         tracing::info!(
             mechanism = %finding.mechanism,
             state = ?finding.state,
@@ -145,7 +145,8 @@ fn check_protections() -> Result<(), ServeError> {
             "protection"
         );
     }
-    let missing: Vec<_> = report.missing().map(|finding| finding.mechanism.to_string()).collect();
+    let missing: Vec<_> =
+        report.missing(Profile::Backend).map(|finding| finding.mechanism.to_string()).collect();
     if missing.is_empty() { Ok(()) } else { Err(ServeError::Unprotected(missing.join(", "))) }
 }
 

@@ -7,7 +7,7 @@ use crate::core::pin::Fingerprint;
 use crate::core::problem::Problem;
 use crate::core::types::Timestamp;
 use crate::core::wire::WIRE_VERSION;
-use crate::harden::{Mechanism, Need, Report, State};
+use crate::harden::{Mechanism, Need, Profile, Report, State};
 
 /// Everything, in the order in which it is shown.
 pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
@@ -185,9 +185,8 @@ fn session(me: &WhoAmI, place: &SessionPlace) -> Vec<Fact> {
 /// without the ones that it needs.
 fn kernel_facts(report: &Report) -> Vec<Fact> {
     report
-        .findings()
-        .iter()
-        .filter_map(|finding| {
+        .of(Profile::Backend)
+        .filter_map(|(finding, need)| {
             let fix = match finding.mechanism {
                 Mechanism::NotDumpable => "see what in this machine's set-up forbids it",
                 Mechanism::SecretMemory => "raise the limit of locked memory: ulimit -l",
@@ -195,14 +194,19 @@ fn kernel_facts(report: &Report) -> Vec<Fact> {
                     "needs Linux 5.14 with secretmem (before 6.5: secretmem.enable=1); \
                      without it root can read keys in the backend's memory"
                 }
-                // These are the backend's alone: here they would bind the programs of `run`.
+                // These are the backend's or the daemon's alone: here they would bind the programs
+                // of `run`.
                 Mechanism::NoCoreDumps
                 | Mechanism::NoNewPrivileges
                 | Mechanism::FileSizeSignalIgnored
-                | Mechanism::RestrictedUmask => return None,
+                | Mechanism::RestrictedUmask
+                | Mechanism::WipedMemory
+                | Mechanism::EmptyCapabilities
+                | Mechanism::SystemCallFilter
+                | Mechanism::Landlock => return None,
             };
             let name = finding.mechanism.to_string();
-            Some(match (finding.state, finding.mechanism.need()) {
+            Some(match (finding.state, need) {
                 (State::InForce, _) => Fact::good(name, finding.detail.clone()),
                 (_, Need::BestEffort) => Fact::warning(name, finding.detail.clone(), fix),
                 (_, Need::Required) => Fact::broken(name, finding.detail.clone(), fix),

@@ -21,11 +21,39 @@ pub enum HardenError {
     /// `signal(SIGXFSZ)` failed.
     #[error("cannot ignore the file size signal: signal(SIGXFSZ, SIG_IGN)")]
     FileSizeSignal(#[source] io::Error),
+    /// `capset` failed.
+    #[error("cannot give up capabilities: capset")]
+    Capabilities(#[source] io::Error),
+    /// The kernel takes no system call filter.
+    #[error("cannot filter system calls: seccomp(SECCOMP_SET_MODE_FILTER)")]
+    SystemCallFilter(#[source] io::Error),
+    /// The kernel has Landlock, and refused the rules.
+    #[error("cannot confine this process to its own files: landlock")]
+    Landlock(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What binds one thread alone was asked for when there were several.
+    #[error("cannot protect a process of {0} threads: it is called before others start")]
+    Threads(usize),
+    /// `/proc` does not say how many threads there are.
+    #[error("cannot count this process's threads in /proc/self/task")]
+    CountThreads(#[source] io::Error),
 }
 
 /// Turns a C return value into a result with the thread's last error.
-fn check(returned: libc::c_int) -> io::Result<()> {
+pub(super) fn check(returned: libc::c_int) -> io::Result<()> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// That this process has one thread, so that what binds a thread binds the process, and a fork
+/// leaves no lock behind that nobody will open.
+///
+/// # Errors
+/// [`HardenError::Threads`], [`HardenError::CountThreads`].
+pub(super) fn single_threaded() -> Result<(), HardenError> {
+    let tasks = std::fs::read_dir("/proc/self/task").map_err(HardenError::CountThreads)?;
+    match tasks.count() {
+        1 => Ok(()),
+        many => Err(HardenError::Threads(many)),
+    }
 }
 
 /// Sets the soft and the hard limit of core files to 0, for this process and

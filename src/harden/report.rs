@@ -3,15 +3,26 @@
 //!
 //! Must never report what was asked for: each line is read back.
 use super::arena::{self, SecretMemoryKind};
+use super::confinement::{self, Proof};
+use super::{allocator, filter};
 use std::fmt;
 use std::io;
 
-/// Whether the backend may serve without a mechanism.
+/// The roles that live long and keep secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The server: its users' files, its sockets, a store.
+    Backend,
+    /// The agent's session keeper: started by a stranger, in a sandbox, for one session.
+    Daemon,
+}
+
+/// Whether a role may run without a mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// The backend does not start without it.
+    /// The role does not start without it.
     Required,
-    /// The backend runs without it, and says so.
+    /// The role runs without it, and says so.
     BestEffort,
 }
 
@@ -32,19 +43,48 @@ pub enum Mechanism {
     SecretMemory,
     /// That memory is also out of the kernel's own address space.
     MemfdSecret,
+    /// Freed memory is zeroed before it is used again.
+    WipedMemory,
+    /// No capability is left, not even root's.
+    EmptyCapabilities,
+    /// Calls that only an intruder wants are refused (seccomp).
+    SystemCallFilter,
+    /// Only the files and ports that were given can be reached.
+    Landlock,
 }
 
 impl Mechanism {
-    /// Whether the backend may serve without this mechanism.
-    pub fn need(self) -> Need {
-        match self {
-            Self::NoCoreDumps
-            | Self::NotDumpable
-            | Self::NoNewPrivileges
-            | Self::FileSizeSignalIgnored
-            | Self::RestrictedUmask
-            | Self::SecretMemory => Need::Required,
-            Self::MemfdSecret => Need::BestEffort,
+    /// Whether a role may run without this mechanism; `None` if the role does not use it.
+    ///
+    /// What every Linux that runs this program has, and every process may ask for without a
+    /// privilege, is required: a surrounding that refuses it refuses that a process gives rights
+    /// up, and is not one to keep a secret in. That includes seccomp (Linux 3.17, and gVisor). What
+    /// kernels and sandboxes lack for honest reasons is best effort: memfd_secret and Landlock.
+    pub fn need(self, profile: Profile) -> Option<Need> {
+        use Need::{BestEffort, Required};
+        match (self, profile) {
+            (
+                Self::NoCoreDumps
+                | Self::NotDumpable
+                | Self::NoNewPrivileges
+                | Self::FileSizeSignalIgnored
+                | Self::RestrictedUmask
+                | Self::SecretMemory,
+                _,
+            ) => Some(Required),
+            (Self::MemfdSecret, _) => Some(BestEffort),
+            (
+                Self::WipedMemory | Self::EmptyCapabilities | Self::SystemCallFilter,
+                Profile::Daemon,
+            ) => Some(Required),
+            (Self::Landlock, Profile::Daemon) => Some(BestEffort),
+            (
+                Self::WipedMemory
+                | Self::EmptyCapabilities
+                | Self::SystemCallFilter
+                | Self::Landlock,
+                Profile::Backend,
+            ) => None,
         }
     }
 }
@@ -59,6 +99,10 @@ impl fmt::Display for Mechanism {
             Self::RestrictedUmask => "restricted umask",
             Self::SecretMemory => "secret memory",
             Self::MemfdSecret => "memfd_secret",
+            Self::WipedMemory => "wiped memory",
+            Self::EmptyCapabilities => "no capabilities",
+            Self::SystemCallFilter => "system call filter",
+            Self::Landlock => "Landlock",
         })
     }
 }
@@ -102,12 +146,17 @@ impl Report {
         self.findings.iter().any(|f| f.mechanism == mechanism && f.state == State::InForce)
     }
 
-    /// The required mechanisms that the kernel did not confirm. The backend
-    /// serves only when there are none.
-    pub fn missing(&self) -> impl Iterator<Item = &Finding> {
-        self.findings
-            .iter()
-            .filter(|f| f.state != State::InForce && f.mechanism.need() == Need::Required)
+    /// The mechanisms that a role uses, in the same order, each with whether the role needs it.
+    pub fn of(&self, profile: Profile) -> impl Iterator<Item = (&Finding, Need)> {
+        self.findings.iter().filter_map(move |f| Some((f, f.mechanism.need(profile)?)))
+    }
+
+    /// The mechanisms that a role requires and the kernel did not confirm. The
+    /// role runs only when there are none.
+    pub fn missing(&self, profile: Profile) -> impl Iterator<Item = &Finding> {
+        self.of(profile)
+            .filter(|(f, need)| f.state != State::InForce && *need == Need::Required)
+            .map(|(f, _)| f)
     }
 }
 
@@ -116,7 +165,7 @@ impl Report {
 /// Sets the secret memory up if nothing has used it yet, since there is nothing
 /// to be read back otherwise.
 pub fn report() -> Report {
-    // No new privileges binds a thread and what it starts: ask about this one.
+    // Most of it binds a thread and what it starts: ask about this one.
     let status = std::fs::read_to_string("/proc/thread-self/status");
     let status = status.as_deref().map_err(|e| e.to_string());
     let mut findings = vec![
@@ -132,6 +181,10 @@ pub fn report() -> Report {
         }),
     ];
     findings.extend(secret_memory());
+    findings.push(wiped_memory());
+    findings.push(capabilities(&status));
+    findings.push(system_call_filter(&status));
+    findings.push(landlock());
     Report { findings }
 }
 
@@ -151,15 +204,70 @@ fn from_status(
     field: &str,
     holds: impl Fn(&str) -> bool,
 ) -> Finding {
+    match value_of(status, field) {
+        Ok(value) => finding(mechanism, holds(value), format!("{field} {value}")),
+        Err(why) => unknown(mechanism, why),
+    }
+}
+
+fn value_of<'a>(status: &Result<&'a str, String>, field: &str) -> Result<&'a str, String> {
     let text = match status {
         Ok(text) => text,
-        Err(e) => return unknown(mechanism, format!("cannot read /proc/thread-self/status: {e}")),
+        Err(e) => return Err(format!("cannot read /proc/thread-self/status: {e}")),
     };
-    let value =
-        text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim);
-    match value {
-        Some(value) => finding(mechanism, holds(value), format!("{field} {value}")),
-        None => unknown(mechanism, format!("/proc/thread-self/status has no {field}")),
+    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    value.map(str::trim).ok_or_else(|| format!("/proc/thread-self/status has no {field}"))
+}
+
+fn capabilities(status: &Result<&str, String>) -> Finding {
+    let mechanism = Mechanism::EmptyCapabilities;
+    let mut details = Vec::new();
+    let mut empty = true;
+    // The bounding set is no right: it is told, and an ordinary user's stays full.
+    for (field, counts) in
+        [("CapEff", true), ("CapPrm", true), ("CapInh", true), ("CapAmb", true), ("CapBnd", false)]
+    {
+        match value_of(status, field) {
+            Ok(value) => {
+                empty &= !counts || u64::from_str_radix(value, 16) == Ok(0);
+                details.push(format!("{field} {value}"));
+            }
+            // Before Linux 4.3 there was no ambient set.
+            Err(_) if field == "CapAmb" => {}
+            Err(why) => return unknown(mechanism, why),
+        }
+    }
+    finding(mechanism, empty, details.join(", "))
+}
+
+fn system_call_filter(status: &Result<&str, String>) -> Finding {
+    let mechanism = Mechanism::SystemCallFilter;
+    let value = match value_of(status, "Seccomp") {
+        Ok(value) => value,
+        Err(why) => return unknown(mechanism, why),
+    };
+    // A container's filter shows in the status as well, so ask for what ours alone refuses.
+    let refuses = filter::probe();
+    let says = if refuses { "refuses what it should" } else { "not this program's filter" };
+    let says = if value == "0" { "no filter" } else { says };
+    finding(mechanism, value == "2" && refuses, format!("Seccomp {value}, {says}"))
+}
+
+fn landlock() -> Finding {
+    let mechanism = Mechanism::Landlock;
+    match confinement::probe() {
+        Proof::Holds(detail) => finding(mechanism, true, detail),
+        Proof::Open(detail) => unknown(mechanism, detail),
+        Proof::Absent(detail) => finding(mechanism, false, detail),
+    }
+}
+
+fn wiped_memory() -> Finding {
+    let mechanism = Mechanism::WipedMemory;
+    match allocator::probe() {
+        Ok(true) => finding(mechanism, true, "a freed block reads as zeros".to_owned()),
+        Ok(false) => finding(mechanism, false, "a freed block keeps its content".to_owned()),
+        Err(e) => unknown(mechanism, format!("cannot see freed memory: {e}")),
     }
 }
 

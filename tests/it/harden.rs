@@ -3,7 +3,7 @@
 //!
 //! A test here starts its own binary again for just itself, as the user
 //! `nobody` where it runs as root, since root may read everything.
-use agentkeys::harden::{self, Hidden, Mechanism, SecretMemoryKind};
+use agentkeys::harden::{self, Hidden, Mechanism, Profile, SecretMemoryKind};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -343,7 +343,10 @@ fn the_report_names_what_a_process_lacks() {
     const NAME: &str = "the_report_names_what_a_process_lacks";
     match part().as_deref() {
         Some(_) => {
-            let missing = || harden::report().missing().map(|f| f.mechanism).collect::<Vec<_>>();
+            let missing = || {
+                let report = harden::report();
+                report.missing(Profile::Backend).map(|f| f.mechanism).collect::<Vec<_>>()
+            };
             assert_eq!(missing().len(), 5, "all but secret memory: {:?}", missing());
             harden::no_core_dumps().unwrap();
             harden::not_dumpable().unwrap();

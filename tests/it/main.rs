@@ -22,6 +22,7 @@ mod docs;
 mod env;
 mod guessing;
 mod harden;
+mod harden_daemon;
 mod home;
 mod http_client;
 mod http_curl;
