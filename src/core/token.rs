@@ -95,8 +95,13 @@ impl SessionToken {
 
     /// The public name of the session: it cannot be turned back into the token.
     pub fn id(&self) -> SessionId {
+        Self::id_of(&self.hash())
+    }
+
+    /// The public name of the session whose token has this hash.
+    pub fn id_of(hash: &Hash32) -> SessionId {
         let mut id = [0; 16];
-        id.copy_from_slice(&self.hash().0[..16]);
+        id.copy_from_slice(&hash.0[..16]);
         SessionId(id)
     }
 }

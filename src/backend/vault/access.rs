@@ -138,6 +138,15 @@ impl Access {
         }
         proposal
     }
+
+    /// The same, and that the agent that it is about has not changed.
+    pub fn unchanged_with(&self, agent: &Loaded<AgentRow>) -> Proposal {
+        let mut proposal = self.unchanged();
+        if self.agent.as_ref().is_none_or(|own| own.key != agent.key || own.raw != agent.raw) {
+            proposal.checks.push(agent.unchanged());
+        }
+        proposal
+    }
 }
 
 impl Draft {
@@ -249,9 +258,10 @@ impl Inner {
 
     async fn recognise(&self, token: &SessionToken) -> Answer<Access> {
         let now = self.clock.now();
-        let session_id = token.id();
+        let hash = token.hash();
+        let session_id = SessionToken::id_of(&hash);
         let session = self.session(session_id).await?.ok_or_else(unknown_session)?;
-        if !same_hash(&session.row.hash, &token.hash()) {
+        if !same_hash(&session.row.hash, &hash) {
             return Err(unknown_session());
         }
         let idle = match session.row.kind {
@@ -290,18 +300,18 @@ impl Inner {
     async fn record_use(&self, access: &Access) -> Answer<Option<Proposal>> {
         let row = &access.session.row;
         let stale = access.now.since_ms(row.last_used) >= LAST_USE_MS;
+        let first = matches!(row.kind, SessionKind::Child { used: false, .. });
+        if !first && !stale {
+            return Ok(None);
+        }
         let mut next = SessionRow::clone(row);
         next.last_used = access.now;
         let mut proposal = access.unchanged();
-        match &mut next.kind {
-            SessionKind::Child { used, request, .. } if !*used => {
-                *used = true;
-                if let Some(request) = request.take() {
-                    self.end_request(request, access, &mut proposal).await?;
-                }
+        if first && let SessionKind::Child { used, request, .. } = &mut next.kind {
+            *used = true;
+            if let Some(request) = request.take() {
+                self.end_request(request, access, &mut proposal).await?;
             }
-            _ if stale => {}
-            _ => return Ok(None),
         }
         proposal.writes.push(self.put(access.session.key.clone(), &next)?);
         Ok(Some(proposal))
@@ -395,6 +405,11 @@ impl Inner {
         access: &Access,
         identity: &AgentIdentity,
     ) -> Answer<Loaded<AgentRow>> {
+        if let (Some(own), AgentIdentity::Wallet(wallet)) = (&access.agent, identity)
+            && own.row.wallet == *wallet
+        {
+            return Ok(own.clone());
+        }
         let found = self.find_agent(access.account_id(), identity).await?;
         match &access.agent {
             None => found.ok_or_else(|| agent_not_found(identity)),

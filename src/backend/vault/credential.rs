@@ -161,8 +161,7 @@ impl Inner {
             .seal_secret(agent.row.account, &key, plain.expose(), &self.entropy)
             .map_err(answer::cell)?;
         drop(plain);
-        let mut proposal = access.unchanged();
-        proposal.checks.push(agent.unchanged());
+        let mut proposal = access.unchanged_with(&agent);
         let mac = self.service_mac(service);
         let (account, wallet) = (agent.row.account, agent.row.wallet);
         let row = match self.load::<CredentialRow>(key.clone()).await? {
@@ -311,8 +310,7 @@ impl Inner {
             Err(Refusal::Plain(problem)) => return Err(problem),
         };
         let plain = self.reveal(&credential, &agent.row)?;
-        let mut proposal = access.unchanged();
-        proposal.checks.push(agent.unchanged());
+        let mut proposal = access.unchanged_with(&agent);
         proposal.checks.push(credential.unchanged());
         let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row);
         proposal.events.push(event.service(&credential.row.service));
@@ -332,8 +330,7 @@ impl Inner {
             Err((Refusal::Plain(problem), _)) => return Err(problem),
         };
         let scope = access.scope_for(&agent.row);
-        let mut proposal = access.unchanged();
-        proposal.checks.push(agent.unchanged());
+        let mut proposal = access.unchanged_with(&agent);
         let mut releases = Vec::new();
         for credential in self.credentials_of(&agent.row).await? {
             if !scope.allows(&credential.row.service) {

@@ -88,7 +88,7 @@ impl Committer {
             }
             Mark::compare(marked, found)?;
             committer.mark.begin(committer.place.dir(), committer.head)?;
-            committer.write(Changes::new())
+            committer.write(Changes::new(), Changes::new())
         })?;
         Ok(committer)
     }
@@ -257,9 +257,8 @@ impl Committer {
                     }
                 });
             }
-            let changes = plan.changes;
-            if !changes.is_empty() {
-                self.write(changes)?;
+            if !plan.changes.is_empty() {
+                self.write(plan.changes, plan.replaced)?;
             }
             Ok(verdicts)
         });
@@ -267,14 +266,16 @@ impl Committer {
         result.map_err(|error| (error, super::read_lock(&self.shared.view).undo.clone()))
     }
 
-    /// Makes one group durable. Until it is, readers are shown what it replaces.
-    fn write(&mut self, mut changes: Changes) -> Result<(), StoreError> {
+    /// Makes one group durable. Until it is, readers are shown what it replaces; `undo` has what is
+    /// known of that already.
+    fn write(&mut self, mut changes: Changes, mut undo: Changes) -> Result<(), StoreError> {
         let db = self.db()?;
         let head = Head { sequence: self.head.sequence + 1, ..self.head };
         changes.insert(HEAD.to_vec(), Some(head.encode()));
-        let mut undo = Changes::new();
         for key in changes.keys() {
-            undo.insert(key.clone(), db.get(key).map_err(|error| explain(&error))?);
+            if !undo.contains_key(key) {
+                undo.insert(key.clone(), db.get(key).map_err(|error| explain(&error))?);
+            }
         }
         write_lock(&self.shared.view).undo = undo;
         self.barrier(&db, &changes)?;
@@ -307,12 +308,19 @@ impl Committer {
 struct Plan<'a> {
     db: &'a Db,
     changes: Changes,
+    /// What the tree holds under some of the changed keys; all of them are in `changes`.
+    replaced: Changes,
     next_piece: PieceId,
 }
 
 impl<'a> Plan<'a> {
     fn new(db: &'a Db, sequence: u64) -> Self {
-        Self { db, changes: Changes::new(), next_piece: PieceId { sequence, number: 0 } }
+        Self {
+            db,
+            changes: Changes::new(),
+            replaced: Changes::new(),
+            next_piece: PieceId { sequence, number: 0 },
+        }
     }
 
     fn raw(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
@@ -345,7 +353,11 @@ impl<'a> Plan<'a> {
     fn add(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         for write in writes {
             let key = UserKey::new(write.key())?.as_ref().to_vec();
-            if let Some(old) = self.raw(&key)? {
+            let old = self.raw(&key)?;
+            if !self.changes.contains_key(&key) {
+                self.replaced.insert(key.clone(), old.clone());
+            }
+            if let Some(old) = old {
                 for piece in Entry::decode(&old)?.pieces() {
                     self.changes.insert(piece, None);
                 }
