@@ -140,12 +140,11 @@ impl Keeper {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// The session, if it can be used as it is.
+    /// The session that is held; whether it has ended is the backend's to say.
     fn live(&self) -> Option<Live> {
         let state = self.state();
         let (me, session) = (state.me.as_ref()?, state.session.as_ref()?);
-        let usable = now() < session.expires_at;
-        usable.then(|| Live { session: session.clone(), agent: me.identity.agent })
+        Some(Live { session: session.clone(), agent: me.identity.agent })
     }
 
     /// The session: the one that is there, or the next one, or the request that asks for one.
