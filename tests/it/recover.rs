@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::daemon_process::Daemon;
 use crate::env::{Master, TestEnv, refused};
 use crate::home::Home;
-use crate::pair::{approve, asked, daemon_at, first_call, is_ok, text, until};
+use crate::pair::{approve, asked, daemon_at, first_call, is_ok, leave, text, until};
 
 /// A daemon of a new agent with that name and a credential, and what the master sees of it.
 async fn paired(env: &TestEnv, home: &Home, master: &Master) -> (Daemon, AgentSummary) {
@@ -24,7 +24,8 @@ async fn full_loop() {
     let (env, home, elsewhere) = (TestEnv::new().await, Home::new(), Home::new());
     let master = env.master("alice").await;
     let (daemon, before) = paired(&env, &home, &master).await;
-    daemon.kill();
+    // Killed, without a last word.
+    drop(daemon);
     let mut next = daemon_at(&env, &elsewhere, &["--recover", "my-bot"]);
     let (code, otp) = first_call(&mut next);
     approve(&master, &code, &otp, Grant::default()).await.unwrap();
@@ -36,7 +37,7 @@ async fn full_loop() {
     assert_eq!((after[0].wallet, &after[0].scope), (before.wallet, &before.scope));
     assert_ne!(after[0].daemon, before.daemon, "with the new daemon's keys");
     // Started again with the same line, as an MCP client does, it asks nobody.
-    next.stop();
+    leave(next);
     let mut again = daemon_at(&env, &elsewhere, &["--recover", "my-bot"]);
     until(&mut again, "get_credential", json!({ "service": "openrouter" }), is_ok);
 }
@@ -75,7 +76,7 @@ async fn old_pubkey_revoked() {
         assert!(text(&answer).contains(part), "{part}: {}", text(&answer));
     }
     // Nor does it when it is started again: all that it can do is ask, with the reason.
-    old.stop();
+    leave(old);
     let mut old = daemon_at(&env, &home, &["--agent", "my-bot"]);
     let answer = old.call("get_credential", json!({ "service": "openrouter" }));
     asked(&answer);
@@ -93,7 +94,8 @@ async fn credentials_intact() {
     master.store("my-bot", "github", b"ghp_kept_too").await;
     let agent = crate::env::id("my-bot");
     let before = master.backend.list_credentials(&master.session, &agent).await.unwrap();
-    daemon.kill();
+    // Killed, without a last word.
+    drop(daemon);
     let mut next = daemon_at(&env, &elsewhere, &["--recover", "my-bot"]);
     let (code, otp) = first_call(&mut next);
     approve(&master, &code, &otp, Grant::default()).await.unwrap();
