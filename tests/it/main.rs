@@ -30,6 +30,8 @@ mod http_support;
 mod identity;
 mod keyring;
 mod ledger;
+mod mcp_fake;
+mod mcp_protocol;
 mod otp;
 mod payment;
 mod races;

@@ -48,7 +48,9 @@ impl Face {
                 "NOT PAIRED YET: a call answers with a pair code and a command for your user, who \
                  has to approve this agent once. "
             }
-            Self::Ended => "ACCESS HAS ENDED: a call says when, by whom, and what your user can do. ",
+            Self::Ended => {
+                "ACCESS HAS ENDED: a call says when, by whom, and what your user can do. "
+            }
         }
     }
 }

@@ -67,8 +67,7 @@ impl Tool for ListCredentials {
         match call.holder.list().await {
             Ok(listing) => Outcome::Done(content(&listing)),
             Err(refusal) => {
-                let about =
-                    About { tool: self.name(), service: None, others: None, now: call.now };
+                let about = About { tool: self.name(), service: None, others: None, now: call.now };
                 Outcome::refused(&refusal, &about)
             }
         }

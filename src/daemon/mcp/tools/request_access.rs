@@ -76,10 +76,9 @@ impl Tool for RequestAccess {
                 Outcome::Done(object(json!({"status": "allowed", "service": service})))
             }
             // The wish has been made, which is all that this tool does: no error.
-            Ok(Access::Waiting(waiting)) => Outcome::Told(
-                text::waiting_text(&waiting, &about),
-                text::waiting_content(&waiting),
-            ),
+            Ok(Access::Waiting(waiting)) => {
+                Outcome::Told(text::waiting_text(&waiting, &about), text::waiting_content(&waiting))
+            }
             Err(refusal) => Outcome::refused(&refusal, &about),
         }
     }
