@@ -40,6 +40,8 @@ mod identity;
 mod keyring;
 mod ledger;
 mod mcp;
+mod mcp_fake;
+mod mcp_protocol;
 mod otp;
 mod pair;
 mod payment;

@@ -79,11 +79,15 @@ impl Watch {
     /// Follows the holder, and tells a client of the versions with `initialize` when the list has
     /// changed; those without it listen for that themselves. Never returns.
     pub async fn run(mut self, peer: &Peer<RoleServer>) {
+        // Only `initialize` leaves a client's particulars behind.
+        let has_initialize = peer.peer_info().is_some();
+        if has_initialize && self.initialized.wait_for(|done| *done).await.is_err() {
+            return std::future::pending().await;
+        }
         let telling = async {
-            if self.initialized.wait_for(|done| *done).await.is_ok() {
+            if has_initialize {
                 self.faces.tell(|| async { peer.notify_tool_list_changed().await.is_ok() }).await;
             }
-            std::future::pending::<()>().await;
         };
         tokio::join!(self.faces.follow(&*self.holder), telling);
     }

@@ -54,7 +54,9 @@ pub fn refused(refusal: &Refusal, about: &About) -> (String, JsonObject) {
 /// The same for a mistake in the arguments.
 pub fn mistaken(Mistake(rule): &Mistake) -> (String, JsonObject) {
     let text = format!("The arguments are not valid: {rule}. Correct them and call again.");
-    (text, problem_content(&Problem::invalid("arguments", rule.clone())))
+    let fix = "correct them and call again";
+    let problem = Problem::new(Code::Invalid, "the arguments are not valid", rule.clone(), fix);
+    (text, problem_content(&problem))
 }
 
 /// What waits, for structured content.
@@ -97,8 +99,11 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
     let because = because
         .as_ref()
         .map(|problem| format!("{} {}\n", sentence(&problem.detail), sentence(&problem.cause)));
-    let left = expires_at.since_ms(about.now).div_ceil(60_000);
-    let minutes = if left == 1 { "minute" } else { "minutes" };
+    let holds = match expires_at.since_ms(about.now).div_ceil(60_000) {
+        0 => "has run out by now; calling again gives a new one".to_owned(),
+        1 => format!("holds for a minute, until {}", expires_at.for_people()),
+        left => format!("holds for {left} minutes, until {}", expires_at.for_people()),
+    };
     let again = match waiting.kind {
         Kind::ScopeChange => "get_credential",
         _ => about.tool,
@@ -111,13 +116,12 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
          \x20   On the machine where you are signed in to AgentKeys, run\n\
          \x20       {command}\n\
          \x20   and approve only if it shows the digits {otp}.\n\
-         \x20   The code holds for {left} {minutes}, until {until}.\n\
+         \x20   The code {holds}.\n\
          \n\
          Do not run that command yourself, here or anywhere, and never add --yes: a person has to \
          compare the digits. Until your user says that it is approved, calling again gives the \
          same answer (or a new code, once this one has run out). Then call {again} again.",
         because = because.unwrap_or_default(),
-        until = expires_at.for_people(),
     )
 }
 
@@ -148,6 +152,13 @@ fn next(problem: &Problem, about: &About) -> String {
         }
         _ => false,
     };
+    if problem.pair_again {
+        return format!(
+            "tell your user, with the reason above. If they want this agent to go on, call {} \
+             again: they are then asked to approve it anew.",
+            about.tool
+        );
+    }
     match problem.code {
         // The session is alive, since it could list: then it is the scope.
         Code::Denied if outside => format!(
