@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use agentkeys::core::backend::Grant;
+use agentkeys::core::pin::Fingerprint;
 use agentkeys::core::problem::{Answer, Code};
 use agentkeys::core::types::RequestId;
 use serde_json::{Value, json};
@@ -96,6 +97,11 @@ async fn full_loop() {
     let answer = until(&mut daemon, "get_credential", args, is_ok);
     assert_eq!(answer["structuredContent"]["credential"], "sk-or-v1-paired");
     assert!(daemon.stderr().contains("paired with account"), "{}", daemon.stderr());
+    // The first answer says whose it is now, and no later one does.
+    let account = Fingerprint::of(master.account, &master.master_key).to_string();
+    let said = |answer: &Value| answer["content"].to_string().contains(&account);
+    assert!(said(&answer), "{answer}");
+    assert!(!said(&daemon.call("list_credentials", json!({}))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

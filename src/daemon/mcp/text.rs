@@ -10,6 +10,7 @@ use super::schema::{REFUSED, WAITING, object};
 use crate::core::auth_request::Kind;
 use crate::core::holder::{Listing, Refusal, Waiting};
 use crate::core::identity::ServiceName;
+use crate::core::pin::Fingerprint;
 use crate::core::problem::{Code, Problem};
 use crate::core::types::Timestamp;
 
@@ -122,6 +123,15 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
          compare the digits. Until your user says that it is approved, calling again gives the \
          same answer (or a new code, once this one has run out). Then call {again} again.",
         because = because.unwrap_or_default(),
+    )
+}
+
+/// Whom a first approval has bound this agent to.
+pub fn introduction(account: Fingerprint) -> String {
+    format!(
+        "Tell your user once: this agent now belongs to the account and master key with the \
+         fingerprint {account}. On their own machine, agentkeys init shows the same one. If it \
+         does not, somebody else approved: they end this agent's access and pair it again."
     )
 }
 
