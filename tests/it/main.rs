@@ -17,6 +17,8 @@ mod client_stand_in;
 mod conformance;
 mod credential;
 mod custody;
+mod daemon_confined;
+mod daemon_process;
 mod decision;
 mod docs;
 mod env;
