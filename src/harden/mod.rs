@@ -45,6 +45,7 @@ mod process;
 mod report;
 mod signal;
 mod spawn;
+mod stack;
 
 pub use allocator::{WipingAllocator, wipe_freed_memory};
 pub use arena::{SecretMemoryError, SecretMemoryKind, secret_memory_kind};
@@ -65,3 +66,4 @@ pub use process::{
 pub use report::{Finding, Mechanism, Need, Profile, Report, State, report};
 pub use signal::ProcessHandle;
 pub use spawn::spawn_detached;
+pub use stack::wipe_stack;

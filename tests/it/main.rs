@@ -18,6 +18,8 @@ mod conformance;
 mod credential;
 mod custody;
 mod daemon;
+mod daemon_confined;
+mod daemon_memory;
 mod daemon_process;
 mod decision;
 mod docs;
