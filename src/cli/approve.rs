@@ -264,8 +264,7 @@ impl Checked for Approve {
         out.say(&format!("\n  {:<10} {bold}{}{plain}\n", "OTP", request.otp));
         let given = view.given();
         let had = existing.as_ref().or(request.agent.as_ref());
-        let replaced =
-            view.replaced().is_some() && had.is_some_and(|agent| agent.daemon.is_some());
+        let replaced = view.replaced().is_some() && had.is_some_and(|agent| agent.daemon.is_some());
         if replaced {
             out.say("The daemon that has this agent now loses its access: keys and sessions.");
         }

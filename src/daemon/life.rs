@@ -251,6 +251,7 @@ async fn rotate(holder: &dyn SessionHolder) -> Result<u8, Problem> {
         }
         until_changed(holder, standing.generation).await;
     }
+    say("the daemon has new keys; the old ones and their sessions have ended");
     Ok(0)
 }
 

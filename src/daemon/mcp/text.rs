@@ -100,7 +100,9 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
     let because = because
         .as_ref()
         .map(|problem| format!("{} {}\n", sentence(&problem.detail), sentence(&problem.cause)));
-    let holds = match expires_at.since_ms(about.now).div_ceil(60_000) {
+    // The time of the call may be a moment before that of the request that it opened.
+    let left = expires_at.since_ms(about.now).saturating_sub(5_000);
+    let holds = match left.div_ceil(60_000) {
         0 => "has run out by now; calling again gives a new one".to_owned(),
         1 => format!("holds for a minute, until {}", expires_at.for_people()),
         left => format!("holds for {left} minutes, until {}", expires_at.for_people()),
