@@ -84,15 +84,27 @@ impl Wanted {
 
     /// The names of the parts that are in `bytes`, with where they are.
     fn found_in(&self, bytes: &[u8], start: u64, found: &mut Vec<(u64, String)>) {
-        for (at, window) in bytes.windows(PART).enumerate() {
-            if !self.begins[usize::from(u16::from_le_bytes([window[0], window[1]]))] {
+        const PAGE: usize = 4096;
+        let last = bytes.len().saturating_sub(PART - 1);
+        for page in (0..last).step_by(PAGE) {
+            // What begins here may end in the next page.
+            let end = (page + PAGE).min(last);
+            if bytes[page..end] == [0; PAGE][..end - page] {
                 continue;
             }
-            let Some(parts) = self.parts.get(&window[..SIGHT]) else { continue };
-            for (part, name) in parts {
-                if part == window {
-                    found.push((start + at as u64, name.clone()));
+            let mut at = page;
+            while at < end {
+                let begin = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+                if self.begins[usize::from(begin)] {
+                    let window = &bytes[at..at + PART];
+                    let parts = self.parts.get(&window[..SIGHT]);
+                    for (part, name) in parts.into_iter().flatten() {
+                        if part == window {
+                            found.push((start + at as u64, name.clone()));
+                        }
+                    }
                 }
+                at += 1;
             }
         }
     }
@@ -112,14 +124,17 @@ struct Scan {
     closed: BTreeSet<String>,
 }
 
-/// Reads all of a process's memory, and looks for what is wanted.
-fn scan(pid: u32, wanted: &Wanted) -> Scan {
+/// Reads all of a process's memory, or what of it can be written, and looks for what is wanted.
+fn scan(pid: u32, wanted: &Wanted, all: bool) -> Scan {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut scan = Scan { found: Vec::new(), read: BTreeSet::new(), closed: BTreeSet::new() };
     for line in maps.lines() {
         let mut words = line.split_whitespace();
         let (range, rights) = (words.next().unwrap(), words.next().unwrap());
+        if !all && !rights.contains('w') {
+            continue;
+        }
         let name = words.nth(3).unwrap_or("anonymous").to_owned();
         let (start, end) = range.split_once('-').unwrap();
         let start = u64::from_str_radix(start, 16).unwrap();
@@ -146,13 +161,11 @@ fn scan(pid: u32, wanted: &Wanted) -> Scan {
 /// Scans until nothing is found: the process may still be at what it was asked last.
 fn scan_when_idle(pid: u32, wanted: &Wanted) -> Scan {
     let begun = Instant::now();
-    loop {
-        let scan = scan(pid, wanted);
-        if scan.found.is_empty() || begun.elapsed() > Duration::from_secs(6) {
-            return scan;
-        }
+    // So much sooner than all of it that it can be done often.
+    while !scan(pid, wanted, false).found.is_empty() && begun.elapsed() < Duration::from_secs(15) {
         std::thread::sleep(Duration::from_millis(200));
     }
+    scan(pid, wanted, true)
 }
 
 /// Passes bytes on between the daemon and its backend, and keeps a copy.
@@ -306,11 +319,11 @@ fn the_scan_finds_every_secret_in_a_process_that_is_not_hardened() {
     for what in [token.as_bytes(), &key, hex(&key).as_bytes(), to_base64(&key).as_bytes()] {
         let mut other =
             Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let before = scan(other.id(), &wanted);
+        let before = scan(other.id(), &wanted, true);
         other.stdin.as_mut().unwrap().write_all(what).unwrap();
         let begun = Instant::now();
         let after = loop {
-            let after = scan(other.id(), &wanted);
+            let after = scan(other.id(), &wanted, false);
             if !after.found.is_empty() || begun.elapsed() > Duration::from_secs(10) {
                 break after;
             }
@@ -332,9 +345,15 @@ async fn a_scan_of_an_idle_daemon_finds_no_session_no_key_and_no_credential() {
     env.clock.advance(unix_ms() - START.0);
     let master = env.master("ada").await;
     let agent = master.agent("my-bot").await;
-    let credentials: Vec<(String, String)> = (0..8)
+    let mut credentials: Vec<(String, String)> = (0..8)
         .map(|number| (format!("service-{number}"), format!("sk-or-v1-{number}-q7Vx2mNwKd8ZrT4y")))
         .collect();
+    // One that no buffer takes whole at first.
+    let mut large: Vec<u8> = b"begin".to_vec();
+    while large.len() < 40_000 {
+        large.extend(hex(digest(&SHA512, &large).as_ref()).as_bytes());
+    }
+    credentials.push(("large".to_owned(), String::from_utf8(large).unwrap()));
     for (service, secret) in &credentials {
         master.store("my-bot", service, secret.as_bytes()).await;
     }
@@ -358,11 +377,25 @@ async fn a_scan_of_an_idle_daemon_finds_no_session_no_key_and_no_credential() {
         wanted.add_text(service, secret);
     }
     let read_all = |daemon: &mut Daemon| {
-        for _ in 0..3 {
-            for (service, secret) in &credentials {
-                assert_eq!(read(daemon, service), *secret);
-            }
+        for (service, secret) in &credentials {
+            assert_eq!(read(daemon, service), *secret);
         }
+        // All at once, over as many connections.
+        let call = |(service, _): &(String, String)| json!({ "name": "get_credential", "arguments": { "service": service } });
+        let begun: Vec<u64> =
+            credentials.iter().map(|one| daemon.begin("tools/call", call(one))).collect();
+        for (id, (_, secret)) in begun.into_iter().zip(&credentials) {
+            let answer = daemon.answer_to(id);
+            assert_eq!(answer["result"]["structuredContent"]["credential"], **secret);
+        }
+        // By programs beside it, over its socket.
+        for (service, secret) in &credentials {
+            assert_eq!(home.run(&["read", "my-bot", service]).exits(0).stdout, *secret);
+        }
+        let beside = ["run", "my-bot", "--", "sh", "-c", "echo $SERVICE_3_API_KEY"];
+        assert_eq!(home.run(&beside).exits(0).stdout.trim(), credentials[3].1);
+        let asked = daemon.call("request_access", json!({ "service": "large", "reason": "why" }));
+        assert_eq!(asked["structuredContent"]["status"], "allowed", "{asked}");
     };
     read_all(&mut daemon);
     let session = |tokens: &BTreeSet<String>| {
@@ -382,7 +415,7 @@ async fn a_scan_of_an_idle_daemon_finds_no_session_no_key_and_no_credential() {
         // The same scan finds what the daemon does hold in ordinary memory.
         let mut open = Wanted::default();
         open.add("the agent's address", &agent.wallet.0);
-        assert!(!scan(daemon.pid(), &open).found.is_empty(), "the scan sees nothing at all");
+        assert!(!scan(daemon.pid(), &open, false).found.is_empty(), "the scan sees nothing at all");
     };
     // Every kind has passed by, so every kind is looked for.
     let tokens = between.tokens();
