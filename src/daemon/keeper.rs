@@ -220,34 +220,34 @@ impl Keeper {
     /// Trades the renewal secret for the next session. Runs in its turn.
     async fn renew(&self, me: &Me) -> Answer<()> {
         let identity = &me.identity;
-        let (minted, head) = self.renewed(me).await?;
+        let minted = self.renewed(me).await?;
         if minted.wallet != identity.agent {
             return Err(refused(Mistrust::OtherAgent.to_string()));
         }
         if !minted.session.is_child() {
             return Err(refused("the session is a master's, not an agent's".to_owned()));
         }
-        self.remember(&head, identity).await?;
         let renewal = minted.renewal.ok_or_else(|| refused("it renews once only".to_owned()))?;
         let session = Minted { token: minted.session, renewal, expires_at: minted.expires_at };
         self.adopt(identity.clone(), me.keys.clone(), session).await
     }
 
-    async fn renewed(&self, me: &Me) -> Answer<(backend::Minted, Head)> {
+    async fn renewed(&self, me: &Me) -> Answer<backend::Minted> {
         let renewed = self.reach.call(|backend| {
             let secret = me.renewal.secret();
             async move {
                 let before = backend.last_head();
                 let minted = backend.renew_session(&secret).await?;
-                // The one that an earlier answer carried is none of this answer's, which has an
-                // event of its own in the log.
-                let head = backend.last_head().filter(|head| before.as_ref() != Some(head));
-                Ok((minted, head))
+                Ok((minted, before, backend.last_head()))
             }
         });
-        let (minted, head) = renewed.await?;
+        let (minted, before, head) = renewed.await?;
         let none = || refused("it shows no head of the audit log with this renewal".to_owned());
-        Ok((minted, head.ok_or_else(none)?))
+        let head = head.ok_or_else(none)?;
+        self.remember(&head, &me.identity).await?;
+        // The one that an earlier answer carried is none of this answer's, which has an event of
+        // its own in the log.
+        if before.as_ref() == Some(&head) { Err(none()) } else { Ok(minted) }
     }
 
     /// Compares the head of the audit log with the highest that this machine has seen.
