@@ -681,8 +681,7 @@ impl SessionHolder for Keeper {
     async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access> {
         let me = self
             .with_session(|backend, token, agent| async move {
-                let found =
-                    backend.resolve_identity(&token, &AgentIdentity::Wallet(agent)).await?;
+                let found = backend.resolve_identity(&token, &AgentIdentity::Wallet(agent)).await?;
                 if found.wallet != agent {
                     return Err(refused(Mistrust::OtherAgent.to_string()));
                 }

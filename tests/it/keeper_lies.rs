@@ -178,12 +178,20 @@ fn lies_at_pairing(replay: &Arc<Mutex<Vec<u8>>>, sealed: &Arc<Mutex<Value>>) -> 
     });
     let other_details = other_details.canonical().expect("canonical");
     vec![
-        case("other details in the decision", details, changed(move |decision| {
-            decision.details = other_details.clone();
-        })),
-        case("another kind", details, changed(|decision| {
-            decision.kind = agentkeys::core::auth_request::Kind::Recover;
-        })),
+        case(
+            "other details in the decision",
+            details,
+            changed(move |decision| {
+                decision.details = other_details.clone();
+            }),
+        ),
+        case(
+            "another kind",
+            details,
+            changed(|decision| {
+                decision.kind = agentkeys::core::auth_request::Kind::Recover;
+            }),
+        ),
         case("a wider scope asked for in its name", details, |passing| {
             if passing.asks(OPEN) {
                 let wide = Pair { host: None, name: None, scope: Scope::everything(), user: None };
@@ -193,30 +201,54 @@ fn lies_at_pairing(replay: &Arc<Mutex<Vec<u8>>>, sealed: &Arc<Mutex<Value>>) -> 
         }),
         case("other keys asked with", keys, swapped_keys(false)),
         case("other keys asked with, and the decision mended", otp, swapped_keys(true)),
-        case("other keys in the decision, signed anew", keys, resigned(|decision| {
-            decision.child_pubkey = child::Keys::new().public;
-        })),
-        case("a wider grant, signed anew", wider, resigned(|decision| {
-            decision.granted.as_mut().unwrap().scope = Scope::everything();
-        })),
-        case("a wider grant", wider, changed(|decision| {
-            decision.granted.as_mut().unwrap().scope = scope(&["github", "openrouter"]);
-        })),
-        case("a grant with one service more", wider, changed(|decision| {
-            let granted = decision.granted.as_mut().unwrap();
-            granted.scope.services.as_mut().unwrap().insert("stripe".parse().unwrap());
-        })),
+        case(
+            "other keys in the decision, signed anew",
+            keys,
+            resigned(|decision| {
+                decision.child_pubkey = child::Keys::new().public;
+            }),
+        ),
+        case(
+            "a wider grant, signed anew",
+            wider,
+            resigned(|decision| {
+                decision.granted.as_mut().unwrap().scope = Scope::everything();
+            }),
+        ),
+        case(
+            "a wider grant",
+            wider,
+            changed(|decision| {
+                decision.granted.as_mut().unwrap().scope = scope(&["github", "openrouter"]);
+            }),
+        ),
+        case(
+            "a grant with one service more",
+            wider,
+            changed(|decision| {
+                let granted = decision.granted.as_mut().unwrap();
+                granted.scope.services.as_mut().unwrap().insert("stripe".parse().unwrap());
+            }),
+        ),
         case("another request's decision", other_request, replayed(replay.clone(), false)),
         case("another request's, renamed", nonce, replayed(replay.clone(), true)),
-        case("a bit of the payload flipped", not_signed, payload(|mut sealed| {
-            let middle = sealed.len() / 2;
-            sealed[middle] ^= 1;
-            sealed
-        })),
-        case("the payload cut short", not_signed, payload(|mut sealed| {
-            sealed.pop();
-            sealed
-        })),
+        case(
+            "a bit of the payload flipped",
+            not_signed,
+            payload(|mut sealed| {
+                let middle = sealed.len() / 2;
+                sealed[middle] ^= 1;
+                sealed
+            }),
+        ),
+        case(
+            "the payload cut short",
+            not_signed,
+            payload(|mut sealed| {
+                sealed.pop();
+                sealed
+            }),
+        ),
         case("another session's payload", not_signed, move |passing| {
             if passing.answers(POLL) {
                 let other = sealed.lock().unwrap().clone();
@@ -234,20 +266,36 @@ fn lies_at_pairing(replay: &Arc<Mutex<Vec<u8>>>, sealed: &Arc<Mutex<Value>>) -> 
         }),
         case("another nonce", nonce, changed(|decision| decision.nonce.0[0] ^= 1)),
         case("another hash of the nonce", nonce, opened("nonce_hash", json!(Hash32([9; 32])))),
-        case("another time of opening", opening, changed(|decision| {
-            decision.created_at = decision.created_at.plus_ms(1);
-        })),
-        case("a session that it never had", opening, changed(|decision| {
-            decision.parent_session = Some(SessionToken::child(&[1; 32]).id());
-        })),
+        case(
+            "another time of opening",
+            opening,
+            changed(|decision| {
+                decision.created_at = decision.created_at.plus_ms(1);
+            }),
+        ),
+        case(
+            "a session that it never had",
+            opening,
+            changed(|decision| {
+                decision.parent_session = Some(SessionToken::child(&[1; 32]).id());
+            }),
+        ),
         case("yes without a grant", verdict, changed(|decision| decision.granted = None)),
         case("no with a grant", verdict, changed(|decision| decision.verdict = Verdict::Denied)),
-        case("another account, not signed by it", signature, changed(|decision| {
-            decision.account = AccountId([7; 16]);
-        })),
-        case("another end of the session", signature, changed(|decision| {
-            decision.granted.as_mut().unwrap().expires_at = Timestamp(u64::MAX);
-        })),
+        case(
+            "another account, not signed by it",
+            signature,
+            changed(|decision| {
+                decision.account = AccountId([7; 16]);
+            }),
+        ),
+        case(
+            "another end of the session",
+            signature,
+            changed(|decision| {
+                decision.granted.as_mut().unwrap().expires_at = Timestamp(u64::MAX);
+            }),
+        ),
         case("another backend", signature, changed(|decision| decision.backend_id.0[0] ^= 1)),
         case("a signature of another key", signature, |passing| {
             if passing.answers(AWAIT) {
@@ -258,17 +306,18 @@ fn lies_at_pairing(replay: &Arc<Mutex<Vec<u8>>>, sealed: &Arc<Mutex<Value>>) -> 
                 });
             }
         }),
-        case("no hash of a session", not_signed, resigned(|decision| {
-            decision.granted.as_mut().unwrap().session_hash = None;
-        })),
+        case(
+            "no hash of a session",
+            not_signed,
+            resigned(|decision| {
+                decision.granted.as_mut().unwrap().session_hash = None;
+            }),
+        ),
     ]
 }
 
 /// What another daemon's pairing looks like on the wire.
-async fn overheard(
-    env: &TestEnv,
-    ada: &Master,
-) -> (Arc<Mutex<Vec<u8>>>, Arc<Mutex<Value>>) {
+async fn overheard(env: &TestEnv, ada: &Master) -> (Arc<Mutex<Vec<u8>>>, Arc<Mutex<Value>>) {
     let liar = Liar::before(env.address()).await;
     let (decision, sealed) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<Mutex<Value>>::default());
     let (to_decision, to_sealed) = (decision.clone(), sealed.clone());
@@ -465,9 +514,13 @@ async fn a_daemon_that_was_paired_takes_no_other_account_and_no_other_agent() {
     let lies: Vec<Case> = vec![
         case("another account", "is not the pinned one: account ", as_own_account()),
         case("its account with another key", "is not the pinned one", resigned(|_| {})),
-        case("another agent", "another agent than the one that asked", resigned(move |decision| {
-            decision.granted.as_mut().unwrap().agent = other;
-        })),
+        case(
+            "another agent",
+            "another agent than the one that asked",
+            resigned(move |decision| {
+                decision.granted.as_mut().unwrap().agent = other;
+            }),
+        ),
     ];
     for Case { name, lie, says } in lies {
         let waiting = daemon.asks().await;
@@ -588,7 +641,11 @@ async fn whatever_is_changed_at_renewal_the_daemon_keeps_what_it_has_and_says_wh
     assert_eq!(daemon.read("openrouter").await, Ok(b"sk-or-v1-test".to_vec()));
     let last = seen.lock().unwrap().clone();
     let lies: Vec<Case> = vec![
-        case("the head of the last renewal", "it shows no head of the audit log", renewed_with(last)),
+        case(
+            "the head of the last renewal",
+            "it shows no head of the audit log",
+            renewed_with(last),
+        ),
         case("another wallet", "another agent than the one that asked", |passing| {
             if passing.answers(RENEW) {
                 passing.edit(|json| json["wallet"] = format!("0x{}", "12".repeat(20)).into());

@@ -272,8 +272,10 @@ async fn a_gateway_s_own_answer_does_not_end_a_request() {
 }
 
 /// The sessions that renewals gave, in the order in which they were given.
-fn overhear(scene: &Scene, mut more: impl FnMut(&mut crate::keeper_support::Passing) + Send + 'static)
--> Arc<Mutex<Vec<String>>> {
+fn overhear(
+    scene: &Scene,
+    mut more: impl FnMut(&mut crate::keeper_support::Passing) + Send + 'static,
+) -> Arc<Mutex<Vec<String>>> {
     let given = Arc::<Mutex<Vec<String>>>::default();
     let heard = given.clone();
     scene.liar.lies(move |passing| {
@@ -417,11 +419,8 @@ async fn while_the_backend_is_away_a_call_is_tried_three_times_in_seven_seconds_
     scene.backend.lock().unwrap().kill();
     let asked = scene.liar.asks(READ);
     let begun = Instant::now();
-    let (one, all, list) = tokio::join!(
-        daemon.refuses(),
-        daemon.holder.read_all(),
-        daemon.holder.list(),
-    );
+    let (one, all, list) =
+        tokio::join!(daemon.refuses(), daemon.holder.read_all(), daemon.holder.list(),);
     let took = begun.elapsed();
     assert!((7.0..9.0).contains(&took.as_secs_f64()), "it took {took:?}");
     assert_eq!(one.code, Code::Unavailable);
