@@ -15,7 +15,7 @@ use super::keys::{HeldRenewal, HeldSession, Keys};
 use super::mirror::{Identity, Mirror, Restored};
 use super::options::Options;
 use super::reach::{Backend, Reach};
-use super::request::{Given, Minted, Pinned, Request};
+use super::request::{Given, Minted, Pinned, Request, is_strangers};
 use crate::client::connect::{client_info, now};
 use crate::client::heads::{Heads, Standing as HeadStanding};
 use crate::core::audit::Head;
@@ -37,6 +37,13 @@ use crate::core::types::{AccountId, PublicKey, WalletAddress};
 const CHANGE_WAIT: Duration = Duration::from_secs(25);
 /// How often the renewal looks at the clock: a machine that slept is not told how long.
 const LOOK: Duration = Duration::from_secs(30);
+
+/// A session is used for this long at least, whatever the clocks of this machine and of the
+/// backend say: one that is ahead must not make each session one that has ended. The backend
+/// ends it all the same.
+const LEAST_MS: u64 = 10 * 60 * 1000;
+/// How long a call waits for new keys that have ended the session before them.
+const ROTATION: Duration = Duration::from_secs(5);
 
 /// Who the daemon is, and what it goes on with.
 struct Me {
@@ -79,6 +86,8 @@ struct State {
     lost: Option<Problem>,
     /// What a call has not been told yet.
     untold: Option<Problem>,
+    /// That another account answered the last request: told with the next one.
+    strangers: Option<Problem>,
     request: Option<Open>,
     own: Option<Open>,
     own_untold: Option<Problem>,
@@ -210,27 +219,34 @@ impl Keeper {
     /// Trades the renewal secret for the next session. Runs in its turn.
     async fn renew(&self, me: &Me) -> Answer<()> {
         let identity = &me.identity;
-        let (minted, head) = self.renewed(me).await?;
+        let minted = self.renewed(me).await?;
         if minted.wallet != identity.agent {
             return Err(refused(Mistrust::OtherAgent.to_string()));
         }
-        self.remember(&head, identity).await?;
+        if !minted.session.is_child() {
+            return Err(refused("the session is a master's, not an agent's".to_owned()));
+        }
         let renewal = minted.renewal.ok_or_else(|| refused("it renews once only".to_owned()))?;
         let session = Minted { token: minted.session, renewal, expires_at: minted.expires_at };
         self.adopt(identity.clone(), me.keys.clone(), session).await
     }
 
-    async fn renewed(&self, me: &Me) -> Answer<(backend::Minted, Head)> {
+    async fn renewed(&self, me: &Me) -> Answer<backend::Minted> {
         let renewed = self.reach.call(|backend| {
             let secret = me.renewal.secret();
             async move {
+                let before = backend.last_head();
                 let minted = backend.renew_session(&secret).await?;
-                Ok((minted, backend.last_head()))
+                Ok((minted, before, backend.last_head()))
             }
         });
-        let (minted, head) = renewed.await?;
-        let head = head.ok_or_else(|| refused("it shows no head of the audit log".to_owned()))?;
-        Ok((minted, head))
+        let (minted, before, head) = renewed.await?;
+        let none = || refused("it shows no head of the audit log with this renewal".to_owned());
+        let head = head.ok_or_else(none)?;
+        self.remember(&head, &me.identity).await?;
+        // The one that an earlier answer carried is none of this answer's, which has an event of
+        // its own in the log.
+        if before.as_ref() == Some(&head) { Err(none()) } else { Ok(minted) }
     }
 
     /// Compares the head of the audit log with the highest that this machine has seen.
@@ -250,7 +266,9 @@ impl Keeper {
     /// Mirrors a session and then holds it. Runs in its turn.
     async fn adopt(&self, identity: Identity, keys: Arc<Keys>, minted: Minted) -> Answer<()> {
         let Minted { token, renewal, expires_at } = minted;
-        let session = HeldSession::new(&token, now(), expires_at)?;
+        let begun = now();
+        let expires_at = expires_at.max(begun.plus_ms(LEAST_MS));
+        let session = HeldSession::new(&token, begun, expires_at)?;
         let held = HeldRenewal::new(&renewal)?;
         let mut mirror = self.mirror.lock().await;
         if let Err(problem) = mirror.save(&identity, &keys, &renewal).await {
@@ -272,6 +290,7 @@ impl Keeper {
         state.session = Some(Arc::new(session));
         state.lost = None;
         state.untold = None;
+        state.strangers = None;
         drop(state);
         self.moved();
         Ok(())
@@ -285,7 +304,10 @@ impl Keeper {
         let info = client_info();
         let (host, user) = (info.host, info.user);
         let me = self.state().me.clone();
-        let because = self.state().lost.clone();
+        let because = {
+            let state = self.state();
+            state.strangers.clone().or_else(|| state.lost.clone())
+        };
         let agent = match (&me, &self.options.recover) {
             // Whoever was an agent asks to be that one again.
             (Some(me), _) => Some(AgentIdentity::Wallet(me.identity.agent)),
@@ -303,6 +325,7 @@ impl Keeper {
         let keys = Keys::fresh()?;
         let mut request = Request::open(&self.reach, details, keys, None, now()).await?;
         request.waiting.because = because;
+        self.state().strangers = None;
         Ok(self.wait_for(Slot::Session, request))
     }
 
@@ -354,6 +377,7 @@ impl Keeper {
             if let Some(mut open) = open {
                 open.task = None;
             }
+            let had = taken.is_ok() && state.session.is_some();
             let untold = match taken {
                 // A code that has run out is replaced by the next call, without a word.
                 Err(problem) if problem.code == Code::Expired => None,
@@ -363,6 +387,20 @@ impl Keeper {
                 }
                 Ok(()) => None,
             };
+            match slot {
+                // A session that was asked for is there in another way.
+                Slot::Own if had => state.request = None,
+                // Whatever the one before it asked for ended with it.
+                Slot::Session if had => state.own = None,
+                _ => {}
+            }
+            let (strangers, untold) = match untold {
+                Some(problem) if slot == Slot::Session && is_strangers(&problem) => {
+                    (Some(problem), None)
+                }
+                untold => (None, untold),
+            };
+            state.strangers = strangers.or(state.strangers.take());
             match slot {
                 Slot::Session => state.untold = untold,
                 Slot::Own => state.own_untold = untold,
@@ -375,7 +413,8 @@ impl Keeper {
         let Given { identity, scope, session, keys } = given;
         tracing::info!(agent = %identity.agent, %scope, "granted");
         let Some(minted) = session else { return Ok(()) };
-        let unknown = self.state().me.is_none() && self.options.account.is_none();
+        let known = self.state().me.is_some();
+        let unknown = !known && self.options.account.is_none();
         self.adopt(identity.clone(), Arc::new(keys), minted).await?;
         self.state().pinned_now |= unknown;
         tracing::info!(
@@ -391,22 +430,29 @@ impl Keeper {
         };
         match self.reach.once(who).await {
             Ok(who) if !is_us(&who, &identity) => {
-                self.drop_all();
+                self.let_go(known);
                 Err(refused(Mistrust::Pin.to_string()))
             }
             _ => Ok(()),
         }
     }
 
-    /// Forgets what was just taken.
-    fn drop_all(&self) {
+    /// Lets go of a session that was just taken. Whoever was `known` before stays pinned, and goes
+    /// on with its new secret: to forget it would be to trust the next one who answers.
+    fn let_go(&self, known: bool) {
         let mut state = self.state();
         state.session = None;
+        if known {
+            return;
+        }
         state.me = None;
-        state.loaded = true;
+        state.pinned_now = false;
         drop(state);
-        if let Ok(mirror) = self.mirror.try_lock() {
-            let _ = mirror.forget();
+        // Whoever changes the mirror has the turn, as this one has.
+        if let Ok(mirror) = self.mirror.try_lock()
+            && let Err(problem) = mirror.forget()
+        {
+            tracing::warn!(cause = %problem.cause, "{problem}");
         }
     }
 
@@ -429,6 +475,10 @@ impl Keeper {
                     self.end(&live, None);
                 }
                 Err(problem) if problem.pair_again => {
+                    if again && self.has_rotated(&live).await {
+                        again = false;
+                        continue;
+                    }
                     self.end(&live, Some(problem.clone()));
                     return Err(problem.into());
                 }
@@ -447,10 +497,33 @@ impl Keeper {
         state.session = None;
         if lost.is_some() {
             state.lost = lost;
-            state.own = None;
+            // New keys are what comes after the session that they end.
+            state.own.take_if(|own| !matches!(own.details, Details::KeyRotate(_)));
         }
         drop(state);
         self.moved();
+    }
+
+    /// Whether a session ended because new keys took its place, whose own is on its way: it is
+    /// waited for.
+    async fn has_rotated(&self, live: &Live) -> bool {
+        let end = tokio::time::Instant::now() + ROTATION;
+        let mut generation = self.generation.subscribe();
+        loop {
+            {
+                let state = self.state();
+                if state.session.as_ref().is_some_and(|now| now.id != live.session.id) {
+                    return true;
+                }
+                let own = state.own.as_ref().map(|own| &own.details);
+                if !matches!(own, Some(Details::KeyRotate(_))) {
+                    return false;
+                }
+            }
+            if !matches!(tokio::time::timeout_at(end, generation.changed()).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
     }
 
     /// Renews the session when its time has come; whether there is one to look after.
@@ -607,7 +680,11 @@ impl SessionHolder for Keeper {
     async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access> {
         let me = self
             .with_session(|backend, token, agent| async move {
-                backend.resolve_identity(&token, &AgentIdentity::Wallet(agent)).await
+                let found = backend.resolve_identity(&token, &AgentIdentity::Wallet(agent)).await?;
+                if found.wallet != agent {
+                    return Err(refused(Mistrust::OtherAgent.to_string()));
+                }
+                Ok(found)
             })
             .await?;
         if me.scope.allows(service) {

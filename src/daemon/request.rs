@@ -24,11 +24,18 @@ use crate::core::types::{SessionId, Timestamp, WalletAddress};
 const POLL: Duration = Duration::from_secs(25);
 /// How long a payload is waited for that the decision says is there.
 const PAYLOAD: Duration = Duration::from_secs(15);
+/// How long it is asked for while the backend is away, which keeps it as long: the keys that it
+/// is sealed to are nowhere else.
+const KEPT: Duration = Duration::from_secs(10 * 60);
+/// How often in a row what is answered may be none of the backend's answers, such as a proxy's.
+const FAULTS: u32 = 3;
 /// Between two tries while the backend is away.
 const AWAY: Duration = Duration::from_secs(3);
 /// How long after a code's end an answer can still come: whoever has fetched it may take 60
 /// seconds to confirm, and as long as that again while the backend was away.
 const GRACE: Duration = Duration::from_secs(120);
+
+const STRANGERS: &str = "another account answered";
 
 /// Whom an answer must come from.
 #[derive(Clone)]
@@ -86,6 +93,26 @@ fn mistrusted(why: Mistrust) -> Problem {
         }
     };
     Problem::new(Code::Denied, "the backend's answer was refused", why.to_string(), fix)
+}
+
+/// What another account's answer says, whichever it was. It is not the master's.
+fn strangers(decision: &Decision) -> Problem {
+    let told = Fingerprint::of(decision.account, &decision.master_key);
+    let (what, did) = match decision.verdict {
+        Verdict::Approved => ("the backend's answer was refused", "approved"),
+        Verdict::Denied => ("another account denied the request", "denied"),
+    };
+    let mut problem = mistrusted(Mistrust::Pin);
+    problem.detail = what.to_owned();
+    problem.cause = format!("{}: account {told} {did} it", problem.cause);
+    problem.title = STRANGERS.to_owned();
+    problem
+}
+
+/// Whether a request failed only because another account answered it: then the next one can be
+/// asked at once.
+pub fn is_strangers(problem: &Problem) -> bool {
+    problem.title == STRANGERS
 }
 
 fn said_no() -> Problem {
@@ -163,10 +190,14 @@ impl Request {
     /// trusted; those of the backend.
     pub async fn wait(self, reach: &Reach, pinned: &Pinned) -> Answer<Given> {
         let decision = self.decision(reach).await?;
-        decision.verify(&self.expected(pinned)).map_err(mistrusted)?;
+        decision.verify(&self.expected(pinned)).map_err(|why| match why {
+            // The last of the checks: all else is as it was asked.
+            Mistrust::Pin => strangers(&decision),
+            why => mistrusted(why),
+        })?;
         let told = Fingerprint::of(decision.account, &decision.master_key);
         if pinned.account.is_some_and(|account| account != told) {
-            return Err(mistrusted(Mistrust::Pin));
+            return Err(strangers(&decision));
         }
         let granted = match (decision.verdict, &decision.granted) {
             (Verdict::Approved, Some(granted)) => granted,
@@ -214,6 +245,7 @@ impl Request {
     }
 
     async fn decision(&self, reach: &Reach) -> Answer<Decision> {
+        let mut faults = 0;
         loop {
             let left = self.over.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -225,9 +257,29 @@ impl Request {
             };
             match reach.once(look).await {
                 Ok(Some(decision)) => return Ok(decision),
-                Ok(None) => {}
-                Err(problem) if problem.code == Code::Unavailable => sleep(AWAY.min(left)).await,
+                Ok(None) => faults = 0,
+                Err(problem) if may_pass(&problem, &mut faults) => sleep(AWAY.min(left)).await,
                 Err(problem) if problem.code == Code::Expired => return Err(no_answer()),
+                Err(problem) => return Err(problem),
+            }
+        }
+    }
+
+    async fn payload(&self, reach: &Reach) -> Answer<Vec<u8>> {
+        let (end, mut faults) = (Instant::now() + KEPT, 0);
+        loop {
+            let look = |backend: Backend| {
+                let registration = &self.registration;
+                async move { backend.poll_rendezvous(registration, PAYLOAD).await }
+            };
+            match reach.once(look).await {
+                Ok(sealed) => {
+                    let none = "the approval mints a session, and none was delivered";
+                    return sealed.ok_or_else(|| incomplete(none));
+                }
+                Err(problem) if may_pass(&problem, &mut faults) && Instant::now() < end => {
+                    sleep(AWAY).await;
+                }
                 Err(problem) => return Err(problem),
             }
         }
@@ -240,13 +292,7 @@ impl Request {
         decision: &Decision,
         agent: WalletAddress,
     ) -> Answer<Minted> {
-        let sealed = reach
-            .call(|backend| {
-                let registration = &self.registration;
-                async move { backend.poll_rendezvous(registration, PAYLOAD).await }
-            })
-            .await?
-            .ok_or_else(|| incomplete("the approval mints a session, and none was delivered"))?;
+        let sealed = self.payload(reach).await?;
         let opened = self.keys.open(self.opened.id, &sealed);
         let plain = opened.map_err(|_| mistrusted(Mistrust::Payload))?;
         decision.verify_payload(plain.expose()).map_err(mistrusted)?;
@@ -263,6 +309,19 @@ impl Request {
             }
             _ => Err(mistrusted(Mistrust::Payload)),
         }
+    }
+}
+
+/// Whether it may be over by itself: the backend is away, or what answers in its place has nothing
+/// of it, and that not too often in a row.
+fn may_pass(problem: &Problem, faults: &mut u32) -> bool {
+    match problem.code {
+        Code::Unavailable => true,
+        Code::Internal => {
+            *faults += 1;
+            *faults < FAULTS
+        }
+        _ => false,
     }
 }
 

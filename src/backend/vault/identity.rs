@@ -84,6 +84,13 @@ impl Inner {
 
     pub async fn resolve(&self, access: &Access, identity: &AgentIdentity) -> Answer<AgentSummary> {
         access.standing()?;
-        Ok(self.target(access, identity).await?.row.summary())
+        let agent = self.target(access, identity).await?.row;
+        let mut summary = agent.summary();
+        if access.agent.is_some() {
+            // An agent that asks is told what it may do itself: its session may have been given
+            // less, and it would believe that it has what it is refused.
+            summary.scope = access.scope_for(&agent);
+        }
+        Ok(summary)
     }
 }
