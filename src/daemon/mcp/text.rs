@@ -270,7 +270,7 @@ mod tests {
             kind: Kind::Pair,
             pair_code: "ABCD-EFGH".to_owned(),
             otp: "042137".to_owned(),
-            expires_at: NOW.plus_ms(241_000),
+            expires_at: NOW.plus_ms(301_000),
             because: None,
             command: "agentkeys approve ABCD-EFGH".to_owned(),
         };
@@ -279,7 +279,7 @@ mod tests {
             "not paired yet",
             "    agentkeys approve ABCD-EFGH\n",
             "only if it shows the digits 042137",
-            "for 5 minutes, until 2026-04-09 14:36:08 UTC",
+            "for 5 minutes, until 2026-04-09 14:37:08 UTC",
             "Do not run that command yourself",
             "never add --yes",
             "Then call get_credential again",
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(content["request"], "Pair");
         assert_eq!(content["pair_code"], "ABCD-EFGH");
         assert_eq!(content["otp"], "042137");
-        assert_eq!(content["expires_at"], "2026-04-09T14:36:08.000Z");
+        assert_eq!(content["expires_at"], "2026-04-09T14:37:08.000Z");
     }
 
     #[test]
