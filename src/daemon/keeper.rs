@@ -38,10 +38,6 @@ const CHANGE_WAIT: Duration = Duration::from_secs(25);
 /// How often the renewal looks at the clock: a machine that slept is not told how long.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// A session is used for this long at least, whatever the clocks of this machine and of the
-/// backend say: one that is ahead must not make each session one that has ended. The backend
-/// ends it all the same.
-const LEAST_MS: u64 = 10 * 60 * 1000;
 /// How long a call waits for new keys that have ended the session before them.
 const ROTATION: Duration = Duration::from_secs(5);
 
@@ -266,9 +262,7 @@ impl Keeper {
     /// Mirrors a session and then holds it. Runs in its turn.
     async fn adopt(&self, identity: Identity, keys: Arc<Keys>, minted: Minted) -> Answer<()> {
         let Minted { token, renewal, expires_at } = minted;
-        let begun = now();
-        let expires_at = expires_at.max(begun.plus_ms(LEAST_MS));
-        let session = HeldSession::new(&token, begun, expires_at)?;
+        let session = HeldSession::new(&token, now(), expires_at)?;
         let held = HeldRenewal::new(&renewal)?;
         let mut mirror = self.mirror.lock().await;
         if let Err(problem) = mirror.save(&identity, &keys, &renewal).await {
@@ -308,10 +302,12 @@ impl Keeper {
             let state = self.state();
             state.strangers.clone().or_else(|| state.lost.clone())
         };
+        // A backend that does not know the secret at all has deleted the agent.
+        let deleted = self.state().lost.as_ref().is_some_and(|why| why.code == Code::Unauthorized);
         let agent = match (&me, &self.options.recover) {
             // Whoever was an agent asks to be that one again.
-            (Some(me), _) => Some(AgentIdentity::Wallet(me.identity.agent)),
-            (None, named) => named.clone(),
+            (Some(me), _) if !deleted => Some(AgentIdentity::Wallet(me.identity.agent)),
+            (_, named) => named.clone(),
         };
         let details = match agent {
             Some(agent) => Details::Recover(Recover { agent, host, user }),

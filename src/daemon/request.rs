@@ -206,7 +206,8 @@ impl Request {
         // A recovery by name may give any agent to a fresh daemon; one that knows who it is
         // takes nobody else's place.
         let known = pinned.identity.as_ref().map(|identity| identity.agent);
-        if known.is_some_and(|known| known != granted.agent) {
+        let new = self.details.kind() == Kind::Pair;
+        if !new && known.is_some_and(|known| known != granted.agent) {
             return Err(mistrusted(Mistrust::OtherAgent));
         }
         let identity = Identity {

@@ -205,3 +205,21 @@ async fn wrong_user_approve() {
     until(&mut daemon, "list_credentials", json!({}), is_ok);
     assert!(bob.backend.list_agents(&bob.session).await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_daemon_whose_agent_was_deleted_asks_to_be_a_new_one() {
+    let (env, home) = (TestEnv::new().await, Home::new());
+    let master = env.master("alice").await;
+    let mut daemon = daemon_at(&env, &home, &["--agent", "my-bot"]);
+    let (code, otp) = first_call(&mut daemon);
+    approve(&master, &code, &otp, Grant::default()).await.unwrap();
+    let listed = until(&mut daemon, "list_credentials", json!({}), is_ok);
+    let agent = crate::env::id("my-bot");
+    master.backend.teardown_agent(&master.session, &agent).await.unwrap();
+    let (code, otp) = first_call(&mut daemon);
+    approve(&master, &code, &otp, Grant::default()).await.unwrap();
+    let anew = until(&mut daemon, "list_credentials", json!({}), is_ok);
+    let wallet = |answer: &Value| answer["structuredContent"]["agent"].clone();
+    assert_ne!(wallet(&anew), wallet(&listed));
+    assert_eq!(master.backend.list_agents(&master.session).await.unwrap().len(), 1);
+}
