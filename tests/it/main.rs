@@ -18,6 +18,7 @@ mod conformance;
 mod credential;
 mod custody;
 mod daemon_confined;
+mod daemon_faults;
 mod daemon_memory;
 mod daemon_process;
 mod decision;
