@@ -302,12 +302,15 @@ impl Keeper {
             let state = self.state();
             state.strangers.clone().or_else(|| state.lost.clone())
         };
-        // A backend that does not know the secret at all has deleted the agent.
-        let deleted = self.state().lost.as_ref().is_some_and(|why| why.code == Code::Unauthorized);
+        let unknown = |lost: &Problem| lost.code == Code::Unauthorized;
+        let is_gone = self.state().lost.as_ref().is_some_and(unknown);
         let agent = match (&me, &self.options.recover) {
+            // The backend knows nothing of that agent's line any more, as after its teardown: it
+            // could never be approved as that one. The master gives it a new one, or names one.
+            (Some(_), _) if is_gone => None,
             // Whoever was an agent asks to be that one again.
-            (Some(me), _) if !deleted => Some(AgentIdentity::Wallet(me.identity.agent)),
-            (_, named) => named.clone(),
+            (Some(me), _) => Some(AgentIdentity::Wallet(me.identity.agent)),
+            (None, named) => named.clone(),
         };
         let details = match agent {
             Some(agent) => Details::Recover(Recover { agent, host, user }),
@@ -386,8 +389,11 @@ impl Keeper {
             match slot {
                 // A session that was asked for is there in another way.
                 Slot::Own if had => state.request = None,
-                // Whatever the one before it asked for ended with it.
-                Slot::Session if had => state.own = None,
+                // Whatever the one before it asked for ended with it, and so did its answer.
+                Slot::Session if had => {
+                    state.own = None;
+                    state.own_untold = None;
+                }
                 _ => {}
             }
             let (strangers, untold) = match untold {
@@ -487,7 +493,7 @@ impl Keeper {
     /// Lets go of a session, unless another one has taken its place meanwhile.
     fn end(&self, live: &Live, lost: Option<Problem>) {
         let mut state = self.state();
-        if !state.session.as_ref().is_some_and(|now| now.id == live.session.id) {
+        if state.session.as_ref().is_none_or(|now| now.id != live.session.id) {
             return;
         }
         state.session = None;

@@ -31,6 +31,8 @@ const KEPT: Duration = Duration::from_secs(10 * 60);
 const FAULTS: u32 = 3;
 /// Between two tries while the backend is away.
 const AWAY: Duration = Duration::from_secs(3);
+/// Least time from one long poll to the next.
+const EARLY: Duration = Duration::from_secs(1);
 /// How long after a code's end an answer can still come: whoever has fetched it may take 60
 /// seconds to confirm, and as long as that again while the backend was away.
 const GRACE: Duration = Duration::from_secs(120);
@@ -204,10 +206,12 @@ impl Request {
             _ => return Err(said_no()),
         };
         // A recovery by name may give any agent to a fresh daemon; one that knows who it is
-        // takes nobody else's place.
-        let known = pinned.identity.as_ref().map(|identity| identity.agent);
-        let new = self.details.kind() == Kind::Pair;
-        if !new && known.is_some_and(|known| known != granted.agent) {
+        // takes nobody else's place, unless it asks for any, since its own is no more.
+        let known = match self.details.kind() {
+            Kind::Pair => None,
+            _ => pinned.identity.as_ref().map(|identity| identity.agent),
+        };
+        if known.is_some_and(|known| known != granted.agent) {
             return Err(mistrusted(Mistrust::OtherAgent));
         }
         let identity = Identity {
@@ -256,9 +260,14 @@ impl Request {
                 let (token, id) = (&self.opened.open_token, self.opened.id);
                 async move { backend.await_auth_decision(token, id, POLL.min(left)).await }
             };
+            let begun = Instant::now();
             match reach.once(look).await {
                 Ok(Some(decision)) => return Ok(decision),
-                Ok(None) => faults = 0,
+                Ok(None) => {
+                    faults = 0;
+                    // One that does not wait is not asked again at once.
+                    sleep(EARLY.saturating_sub(begun.elapsed()).min(left)).await;
+                }
                 Err(problem) if may_pass(&problem, &mut faults) => sleep(AWAY.min(left)).await,
                 Err(problem) if problem.code == Code::Expired => return Err(no_answer()),
                 Err(problem) => return Err(problem),

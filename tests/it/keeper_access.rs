@@ -1,6 +1,7 @@
 //! What an agent with a session asks for itself: another scope, other keys.
 use std::collections::BTreeMap;
 
+use agentkeys::core::auth_request::Kind;
 use agentkeys::core::backend::{Grant, RevokeTarget};
 use agentkeys::core::holder::{Access, Refusal, SessionHolder, SessionState, Waiting};
 use agentkeys::core::problem::{Code, Problem};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::env::{HOUR, Master, TestEnv, code, id, scope, service};
 use crate::keeper_support::{
-    Daemon, Liar, ada, approve, approve_with, deny, env_now, fetch, until,
+    Daemon, Liar, ada, approve, approve_as, approve_with, deny, env_now, fetch, until,
 };
 
 const KEY: &[u8] = b"sk-or-v1-test";
@@ -194,7 +195,8 @@ async fn new_keys_end_what_the_old_ones_had_and_a_restart_goes_on_with_them() {
 async fn an_agent_that_is_revoked_while_it_waits_is_told_and_its_request_ends() {
     let env = env_now().await;
     let (ada, _liar, daemon) = paired(&env).await;
-    for rotates in [true, false] {
+    // The wish first: who was recovered has all that the agent has.
+    for rotates in [false, true] {
         let waiting = match rotates {
             true => daemon.holder.rotate().await.unwrap(),
             false => wishes(&daemon, "github").await,
@@ -210,4 +212,33 @@ async fn an_agent_that_is_revoked_while_it_waits_is_told_and_its_request_ends() 
         daemon.pair(&ada, None).await;
         assert_eq!(daemon.read("openrouter").await, Ok(KEY.to_vec()));
     }
+}
+
+/// Whose agent was deleted asks for a new one: as the one that is no more, nobody could approve
+/// it. Its master stays the one that it knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_whose_agent_was_deleted_asks_its_own_master_for_another() {
+    let env = env_now().await;
+    let (ada, _liar, daemon) = paired(&env).await;
+    let mallory = env.master("mallory").await;
+    let before = daemon.holder.standing().await.unwrap();
+    ada.backend.teardown_agent(&ada.session, &id("bot")).await.unwrap();
+    ada.agent("next").await;
+    ada.store("next", "openrouter", b"sk-next").await;
+    let waiting = daemon.asks().await;
+    assert_eq!(waiting.kind, Kind::Pair);
+    assert_eq!(waiting.because.as_ref().unwrap().code, Code::Unauthorized);
+    // A stranger has the code: the daemon still knows whose it was.
+    approve(&mallory, &waiting).await.unwrap();
+    until("it was answered", async || daemon.log().contains("is not the pinned one")).await;
+    let waiting = daemon.asks().await;
+    assert!(waiting.because.as_ref().unwrap().cause.contains("is not the pinned one"));
+    approve_as(&ada, &waiting, Some("next")).await.unwrap();
+    daemon.paired().await;
+    assert_eq!(daemon.read("openrouter").await, Ok(b"sk-next".to_vec()));
+    let after = daemon.holder.standing().await.unwrap();
+    assert_ne!(after.agent, before.agent);
+    assert_eq!(after.account, before.account);
+    let daemon = daemon.restart().await;
+    assert_eq!(daemon.read("openrouter").await, Ok(b"sk-next".to_vec()));
 }

@@ -446,3 +446,25 @@ async fn while_the_backend_is_away_a_call_is_tried_three_times_in_seven_seconds_
     let has_it = |bytes: &Vec<u8>| bytes.windows(key.len()).any(|part| part == key);
     assert!(!daemon.files().iter().any(has_it), "a credential is on disk");
 }
+
+/// A long poll that is answered at once, with nothing, is not asked again at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_does_not_wait_does_not_make_the_daemon_spin() {
+    let scene = Scene::new().await;
+    let daemon = Daemon::start(scene.liar.address, &[]).await;
+    // What he says to the question already: it is asked for no time at all.
+    scene.liar.lies(|passing| {
+        if passing.asks(AWAIT) {
+            let at = passing.query.find("wait=").expect("a wait");
+            passing.query.truncate(at);
+            passing.query.push_str("wait=0");
+        }
+    });
+    let waiting = daemon.asks().await;
+    let before = scene.liar.asks(AWAIT);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let asked = scene.liar.asks(AWAIT) - before;
+    assert!((2..=4).contains(&asked), "asked {asked} times in 3 seconds");
+    approve_as(&scene.ada().await, &waiting, Some("bot")).await.unwrap();
+    assert_eq!(gets_there(&scene, &daemon, "no wait", vec![waiting.pair_code]).await, 1);
+}
