@@ -34,6 +34,9 @@ const END: Duration = Duration::from_millis(300);
 /// Between two tries of a daemon that nobody calls, while something keeps it from its session.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// When the start is over.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// What a daemon does besides holding the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Work {
@@ -105,6 +108,12 @@ async fn live(
     let mut asked_to_end = Signals::new()?;
     let helper = Helper::new(helper).map_err(|error| not_started("its helper", &error))?;
     let helper: Arc<dyn Starter> = Arc::new(helper);
+    tokio::spawn(async {
+        tokio::time::sleep(SETTLED).await;
+        if let Err(error) = harden::forget_code_pages() {
+            tracing::debug!(%error, "the start's pages of code stay");
+        }
+    });
     let socket = seat.socket().display().to_string();
     // Called each time that this process comes to hold the session.
     let keeper = move || -> Answer<Arc<dyn SessionHolder>> {

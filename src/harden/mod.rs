@@ -24,7 +24,7 @@
 //! 8. [`seccomp_filter`]: last, since the others need what it refuses.
 //! 9. [`report`]; end here if [`Report::missing`] has something for
 //!    [`Profile::Daemon`], and log the rest.
-//! 10. The runtime, then the secrets.
+//! 10. The runtime, which calls [`wipe_stack`] whenever it has nothing to do; then the secrets.
 //!
 //! Must never: hold a rule of the vault, read a configuration, or decide to go
 //! on after a failure. The caller decides, by the mechanism's [`Need`].
@@ -41,6 +41,7 @@ mod filter;
 mod helper;
 mod hidden;
 mod inspect;
+mod pages;
 mod process;
 mod report;
 mod signal;
@@ -59,6 +60,7 @@ pub use inspect::{
     duplicate_descriptor, effective_uid, exe_of, open_past_the_cache, open_without_following,
     process_start_time, real_uid,
 };
+pub use pages::forget_code_pages;
 pub use process::{
     HardenError, ignore_file_size_signal, no_core_dumps, no_new_privileges, not_dumpable,
     restrict_umask,
