@@ -1,26 +1,59 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond Rust, from Debian's packages; does nothing when it is there.
+# Installs what the tests need beyond Rust: Debian's packages, and the two official MCP clients in
+# folders of their own below target/. Does nothing when it is there.
 set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The MCP clients, pinned: a new release is a change of the tests.
+mcp_python=2.3.0
+mcp_inspector=2.12.0
+
 # command -> package
 wanted="curl:curl jq:jq gcc:gcc git:git dbus-run-session:dbus gnome-keyring-daemon:gnome-keyring
-secret-tool:libsecret-tools mkfs.ext4:e2fsprogs setpriv:util-linux script:bsdutils tmux:tmux"
+secret-tool:libsecret-tools mkfs.ext4:e2fsprogs setpriv:util-linux script:bsdutils tmux:tmux
+python3:python3 node:nodejs npm:npm"
 missing=()
 for pair in $wanted; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
-as_root=
-if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || {
-        printf 'install these packages first: %s\n' "${missing[*]}" >&2
+# Debian splits venv off; without it `python3 -m venv` starts and fails.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+if [ ${#missing[@]} -ne 0 ]; then
+    as_root=
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || {
+            printf 'install these packages first: %s\n' "${missing[*]}" >&2
+            exit 1
+        }
+        as_root=sudo
+    fi
+    command -v apt-get >/dev/null || {
+        printf 'not Debian: install the equivalents of %s first\n' "${missing[*]}" >&2
         exit 1
     }
-    as_root=sudo
+    export DEBIAN_FRONTEND=noninteractive
+    $as_root apt-get update -qq
+    $as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-command -v apt-get >/dev/null || {
-    printf 'not Debian: install the equivalents of %s first\n' "${missing[*]}" >&2
-    exit 1
-}
-export DEBIAN_FRONTEND=noninteractive
-$as_root apt-get update -qq
-$as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+
+# A folder is complete once its mark names the version; a broken install is made again.
+tools=target/test-tools
+python=$tools/mcp-python
+if [ "$(cat $python/.installed 2>/dev/null)" != "$mcp_python" ]; then
+    rm -rf "$python"
+    mkdir -p "$tools"
+    python3 -m venv "$python"
+    "$python/bin/pip" install --quiet --disable-pip-version-check "mcp==$mcp_python"
+    printf '%s\n' "$mcp_python" >"$python/.installed"
+fi
+inspector=$tools/mcp-inspector
+if [ "$(cat $inspector/.installed 2>/dev/null)" != "$mcp_inspector" ]; then
+    major=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
+    # Debian 12 has Node 18, and the inspector needs 20.
+    [ "$major" -ge 20 ] || npm install --silent --no-audit --no-fund --prefix "$tools/node" node@22 >&2
+    rm -rf "$inspector"
+    mkdir -p "$inspector"
+    npm install --silent --no-audit --no-fund --prefix "$inspector" \
+        "@modelcontextprotocol/inspector@$mcp_inspector" >&2
+    printf '%s\n' "$mcp_inspector" >"$inspector/.installed"
+fi

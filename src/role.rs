@@ -107,6 +107,7 @@ fn no_runtime(error: std::io::Error) -> CliError {
 /// A person's command.
 fn command(invocation: Invocation) -> Result<u8, CliError> {
     // Until this process becomes another program, no other one of the same user looks into it.
+    crate::harden::wipe_freed_memory();
     crate::harden::not_dumpable().map_err(|error| {
         let fix = "see what in this machine's set-up forbids it";
         Problem::new(Code::Internal, "the program could not protect itself", error.to_string(), fix)

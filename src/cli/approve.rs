@@ -262,10 +262,10 @@ impl Checked for Approve {
         folded(&view.lines()).iter().for_each(|line| out.say(line));
         let (bold, plain) = if out.colour_err { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
         out.say(&format!("\n  {:<10} {bold}{}{plain}\n", "OTP", request.otp));
-        let (given, replaced) = (view.given(), view.replaced().is_some());
-        if existing.as_ref().or(request.agent.as_ref()).is_some_and(|agent| agent.daemon.is_some())
-            && replaced
-        {
+        let given = view.given();
+        let had = existing.as_ref().or(request.agent.as_ref());
+        let replaced = view.replaced().is_some() && had.is_some_and(|agent| agent.daemon.is_some());
+        if replaced {
             out.say("The daemon that has this agent now loses its access: keys and sessions.");
         }
         self.confirm(&request)?;

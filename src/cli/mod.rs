@@ -12,6 +12,7 @@ pub mod claims;
 pub mod clock;
 pub mod context;
 pub mod daemon_facts;
+pub mod demo_client;
 pub mod env_file;
 pub mod examine;
 pub mod help;

@@ -2,17 +2,23 @@
 //! agent of its own, which is gone again at the end.
 //!
 //! Must never touch an agent that it has not just made.
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
 use serde::Serialize;
+use serde_json::json;
 
 use super::context::{Context, Open};
+use super::demo_client::DemoClient;
 use super::init::place;
 use super::report::{CliError, shown};
 use super::store::seal_for;
 use super::{Checked, Finish};
-use crate::core::backend::{AgentSummary, RevokeTarget};
+use crate::client::files::failed;
+use crate::client::places::Places;
+use crate::core::backend::{AgentSummary, Grant, RevokeTarget};
 use crate::core::catalog::variable_for;
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
 use crate::core::problem::{Code, Problem};
@@ -21,8 +27,9 @@ use crate::core::secret::SecretBytes;
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Sets everything up on this machine and shows the whole loop: a stand-in key is \
-                   stored, used, revoked and denied, under an agent of its own that is gone again \
-                   at the end. Changes nothing that you have made, however often it runs.",
+                   stored, used by a program and over MCP, revoked and denied, under an agent of \
+                   its own that is gone again at the end. Changes nothing that you have made, \
+                   however often it runs.",
     example = "agentkeys quickstart"
 )]
 /// see above
@@ -42,6 +49,10 @@ impl TryFrom<QuickstartArgs> for Quickstart {
 /// Nobody's key: it opens nothing anywhere.
 const STAND_IN: &str = "sk-or-v1-stand-in-key-of-the-quickstart";
 const SERVICE: &str = "openrouter";
+/// The tool that hands it out over MCP.
+const TOOL: &str = "get_credential";
+/// How long the daemon may take to have its session once that was approved.
+const TAKEN_BY: Duration = Duration::from_secs(20);
 /// Names that are tried before it gives up.
 const MOST_NAMES: u32 = 100;
 
@@ -78,6 +89,11 @@ impl Told<'_> {
     }
 }
 
+/// Where the daemon of that name keeps its mirror.
+fn daemon_folder(name: &Alias) -> Result<PathBuf, Problem> {
+    Places::from_environment()?.daemon_folder(Some(name))
+}
+
 /// Makes an agent under the first demonstration name that is free. One that exists may be the
 /// user's own, and is left alone.
 async fn make_agent(open: Open<'_>) -> Result<(AgentSummary, Alias), CliError> {
@@ -87,6 +103,10 @@ async fn make_agent(open: Open<'_>) -> Result<(AgentSummary, Alias), CliError> {
             number => format!("quickstart-demo-{number}"),
         };
         let alias: Alias = name.parse()?;
+        // A daemon of that name on this machine is the user's as well.
+        if daemon_folder(&alias)?.exists() {
+            continue;
+        }
         let identity = AgentIdentity::Alias(alias.clone());
         match open.backend.resolve_identity(open.token, &identity).await {
             Ok(_) => continue,
@@ -159,6 +179,55 @@ fn went_wrong(step: &str, ran: &Ran) -> CliError {
     .into()
 }
 
+/// Pairs a daemon with the demonstration's agent, as an MCP client and its user would: the daemon
+/// shows a code, and the master, who is this command, compares the OTP and approves.
+async fn pair(
+    told: &mut Told<'_>,
+    open: Open<'_>,
+    agent: &AgentSummary,
+    name: &Alias,
+) -> Result<DemoClient, CliError> {
+    let backend = told.context.global.backend.as_deref();
+    let mut client = DemoClient::start(backend, name)?;
+    let asked = client.call(TOOL, json!({ "service": SERVICE }))?;
+    let word = |field: &str| asked.content[field].as_str().unwrap_or_default().to_owned();
+    let (code, otp) = (word("pair_code"), word("otp"));
+    let fetched = open.backend.fetch_auth_request(open.token, code.parse()?).await?;
+    if fetched.otp.to_string() != otp {
+        return Err(not_shown("Paired", "the two OTPs differ"));
+    }
+    let grant = Grant { agent_id: Some(AgentIdentity::Wallet(agent.wallet)), ..Grant::default() };
+    let seen = Some(fetched.seen_hash());
+    open.backend.approve_auth_request(open.token, fetched.id, seen, grant).await?;
+    told.tell(
+        "Paired: the agent's daemon, which an MCP client starts, asks; you approve",
+        &format!("agentkeys daemon --agent {name}\n   $ agentkeys approve {code} --as {name}"),
+        &format!("pair code {code}\nOTP {otp} on both sides, so it is the one that was asked for"),
+    )?;
+    let until = Instant::now() + TAKEN_BY;
+    loop {
+        let used = client.call(TOOL, json!({ "service": SERVICE }))?;
+        if !used.is_error && used.content["credential"] == STAND_IN {
+            break;
+        }
+        if Instant::now() > until {
+            return Err(not_shown("Used over MCP", used.text.lines().next().unwrap_or_default()));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    told.tell(
+        "Used over MCP: a model's tool call gets it",
+        &format!("{TOOL} {{\"service\": \"{SERVICE}\"}}"),
+        STAND_IN,
+    )?;
+    Ok(client)
+}
+
+/// The problem of a step over MCP that did not show what it should have.
+fn not_shown(step: &str, why: &str) -> CliError {
+    went_wrong(step, &Ran { code: Some(1), out: String::new(), err: why.to_owned() })
+}
+
 /// Stored, used, revoked, denied. The agent is there before and after.
 async fn show_loop(
     told: &mut Told<'_>,
@@ -188,6 +257,8 @@ async fn show_loop(
     }
     told.tell("Used: a program finds the key, and no file holds it", &line, &ran.out)?;
 
+    let mut client = pair(told, open, agent, name).await?;
+
     open.backend.revoke_session(open.token, RevokeTarget::Agent(wallet)).await?;
     told.tell("Revoked", &format!("agentkeys revoke {name}"), "from now on every read is denied")?;
 
@@ -195,7 +266,14 @@ async fn show_loop(
     if ran.code != Some(3) || !ran.out.is_empty() {
         return Err(went_wrong("Denied", &ran));
     }
-    told.tell("Denied: the same line once more", &line, &format!("{}\n(exit code 3)", ran.err))
+    told.tell("Denied: the same line once more", &line, &format!("{}\n(exit code 3)", ran.err))?;
+
+    let denied = client.call(TOOL, json!({ "service": SERVICE }))?;
+    let said = denied.text.lines().next().unwrap_or_default();
+    if !denied.is_error || !said.contains("denied") {
+        return Err(not_shown("Denied over MCP", said));
+    }
+    told.tell("Denied: and over MCP", &format!("{TOOL} {{\"service\": \"{SERVICE}\"}}"), said)
 }
 
 impl Checked for Quickstart {
@@ -226,6 +304,10 @@ impl Checked for Quickstart {
         // What it made goes, however far it came.
         let wallet = AgentIdentity::Wallet(agent.wallet);
         let cleaned = open.backend.teardown_agent(open.token, &wallet).await;
+        let folder = daemon_folder(&name)?;
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|error| failed("remove", &folder, &error))?;
+        }
         shown?;
         cleaned?;
         told.tell(
@@ -242,6 +324,7 @@ impl Checked for Quickstart {
             ("agentkeys store my-agent openrouter", "asks for the key, hidden"),
             ("agentkeys run my-agent -- your-program", "it finds OPENROUTER_API_KEY"),
             ("agentkeys usage my-agent", "who read what, when"),
+            ("agentkeys daemon", "for an MCP client's settings: docs/mcp.md"),
             ("agentkeys revoke my-agent", "ends it, at once"),
         ] {
             out.line(&format!("  {line:<40} {what}"))?;

@@ -50,7 +50,7 @@ const FIRST_BUFFER: usize = 4 * 1024;
 /// Largest record, in bytes, and the most records that are looked at.
 const MAX_RECORD: usize = 4 * 1024;
 const MAX_RECORDS: usize = 64;
-const GONE: &str = "docs/errors.md#daemon-gone";
+const GONE: &str = "docs/errors.md#daemon_gone";
 
 /// Whether a problem says that the holder has gone: nobody listens, or the connection was closed
 /// before an answer. Nothing was handed out then, and another holder may be asked the same.

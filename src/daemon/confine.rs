@@ -70,11 +70,14 @@ fn read_back() -> Answer<Vec<Protection>> {
     for protection in &protections {
         let Protection { name, detail, .. } = protection;
         if protection.in_force {
-            tracing::info!("{name}: {detail}");
+            tracing::debug!("{name}: {detail}");
         } else {
             tracing::warn!("{name} is not in force: {detail}");
         }
     }
+    let in_force = protections.iter().filter(|protection| protection.in_force);
+    let names: Vec<&str> = in_force.map(|protection| protection.name.as_str()).collect();
+    tracing::info!("in force, as the kernel says: {}", names.join(", "));
     match protections.iter().find(|protection| protection.required && !protection.in_force) {
         Some(missing) => Err(unprotected(&format!("{}: {}", missing.name, missing.detail))),
         None => Ok(protections),

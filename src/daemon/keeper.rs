@@ -38,10 +38,6 @@ const CHANGE_WAIT: Duration = Duration::from_secs(25);
 /// How often the renewal looks at the clock: a machine that slept is not told how long.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// A session is used for this long at least, whatever the clocks of this machine and of the
-/// backend say: one that is ahead must not make each session one that has ended. The backend
-/// ends it all the same.
-const LEAST_MS: u64 = 10 * 60 * 1000;
 /// How long a call waits for new keys that have ended the session before them.
 const ROTATION: Duration = Duration::from_secs(5);
 
@@ -149,12 +145,11 @@ impl Keeper {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// The session, if it can be used as it is.
+    /// The session that is held; whether it has ended is the backend's to say.
     fn live(&self) -> Option<Live> {
         let state = self.state();
         let (me, session) = (state.me.as_ref()?, state.session.as_ref()?);
-        let usable = now() < session.expires_at;
-        usable.then(|| Live { session: session.clone(), agent: me.identity.agent })
+        Some(Live { session: session.clone(), agent: me.identity.agent })
     }
 
     /// The session: the one that is there, or the next one, or the request that asks for one.
@@ -267,9 +262,7 @@ impl Keeper {
     /// Mirrors a session and then holds it. Runs in its turn.
     async fn adopt(&self, identity: Identity, keys: Arc<Keys>, minted: Minted) -> Answer<()> {
         let Minted { token, renewal, expires_at } = minted;
-        let begun = now();
-        let expires_at = expires_at.max(begun.plus_ms(LEAST_MS));
-        let session = HeldSession::new(&token, begun, expires_at)?;
+        let session = HeldSession::new(&token, now(), expires_at)?;
         let held = HeldRenewal::new(&renewal)?;
         let mut mirror = self.mirror.lock().await;
         if let Err(problem) = mirror.save(&identity, &keys, &renewal).await {

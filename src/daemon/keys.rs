@@ -110,6 +110,11 @@ fn ed25519_public(seed: &[u8; 32]) -> Result<PublicKey, KeyError> {
     pair.public_key().as_ref().try_into().map(PublicKey).map_err(|_| KeyError::NoKey)
 }
 
+/// How long a child session lives, in milliseconds: 4 hours.
+const LIFE_MS: u64 = 4 * 60 * 60 * 1000;
+/// The shortest that is believed, in milliseconds.
+const LEAST_MS: u64 = 60 * 1000;
+
 /// A child session's token while it is not being used.
 pub struct HeldSession {
     random: Hidden<[u8; 32]>,
@@ -123,7 +128,9 @@ pub struct HeldSession {
 
 impl HeldSession {
     /// Takes a token into secret memory. It is to be renewed when three quarters of its time
-    /// have passed.
+    /// have passed. An end that makes no sense by this machine's clock, which may be wrong, is
+    /// taken as [`LIFE_MS`] from now: that it has ended is the backend's to say, and a clock that
+    /// is ahead must not have each session renewed at once.
     ///
     /// # Errors
     /// [`KeyError::NoKey`] for a token that is not a child's, and [`KeyError::Memory`].
@@ -135,7 +142,11 @@ impl HeldSession {
         if !token.is_child() {
             return Err(KeyError::NoKey);
         }
-        let renew_at = now.plus_ms(expires_at.since_ms(now) / 4 * 3);
+        let life = match expires_at.since_ms(now) {
+            life @ LEAST_MS..=LIFE_MS => life,
+            _ => LIFE_MS,
+        };
+        let (expires_at, renew_at) = (now.plus_ms(life), now.plus_ms(life / 4 * 3));
         Ok(Self { random: hide(&token.random())?, id: token.id(), expires_at, renew_at })
     }
 
@@ -186,9 +197,11 @@ mod tests {
     #[test]
     fn a_held_token_comes_out_as_it_went_in_and_a_masters_never_goes_in() {
         let token = SessionToken::child(&[3; 32]);
-        let held = HeldSession::new(&token, Timestamp(1_000), Timestamp(5_000)).unwrap();
+        let held = HeldSession::new(&token, Timestamp(1_000), Timestamp(401_000)).unwrap();
         assert_eq!(held.token().expose(), token.expose());
-        assert_eq!((held.id, held.renew_at), (token.id(), Timestamp(4_000)));
+        assert_eq!((held.id, held.renew_at), (token.id(), Timestamp(301_000)));
+        let skewed = HeldSession::new(&token, Timestamp(9_000), Timestamp(5_000)).unwrap();
+        assert_eq!(skewed.renew_at, Timestamp(9_000 + LIFE_MS / 4 * 3));
         let master = SessionToken::master(&[3; 32]);
         assert!(HeldSession::new(&master, Timestamp(0), Timestamp(1)).is_err());
         let secret = RenewalSecret::new(&[4; 32]);

@@ -18,6 +18,7 @@ use super::reach::{Reach, Starter};
 use super::seat::Seat;
 use super::shared::Shared;
 use super::starter::{self, Helper};
+use super::stdio::{Stdin, Stdout};
 use super::{confine, mcp, notice};
 use crate::client::config::Config;
 use crate::client::connect::now;
@@ -81,10 +82,13 @@ pub fn run(options: Options) -> Result<u8, Problem> {
     let protections = confine::confine(&places, &seat, config.as_ref().ok())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Whenever there is nothing to do.
+        .on_thread_park(harden::wipe_stack)
         .build()
         .map_err(|error| not_started("its runtime", &error))?;
     let ended = runtime.block_on(live(work, options, places, config, seat, helper, protections));
-    // Reading stdin cannot be given up; the process ends all the same.
+    // What waits for the system in another thread cannot be given up; the process ends all the
+    // same.
     runtime.shutdown_timeout(END);
     ended
 }
@@ -122,7 +126,10 @@ async fn live(
     let working = async {
         match work {
             Work::Mcp => {
-                let client = mcp::serve(holder.clone(), tokio::io::stdin(), tokio::io::stdout());
+                let streams = |error| not_started("its streams", &error);
+                let (input, output) = (Stdin::new(), Stdout::new());
+                let (input, output) = (input.map_err(streams)?, output.map_err(streams)?);
+                let client = mcp::serve(holder.clone(), input, output);
                 client.await.map(|()| 0).map_err(|error| broken_off(&error))
             }
             Work::Stay => stay(&*holder, &socket).await,
@@ -244,6 +251,7 @@ async fn rotate(holder: &dyn SessionHolder) -> Result<u8, Problem> {
         }
         until_changed(holder, standing.generation).await;
     }
+    say("the daemon has new keys; the old ones and their sessions have ended");
     Ok(0)
 }
 

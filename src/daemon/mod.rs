@@ -11,7 +11,7 @@
 //! - `keys`, `mirror`: keys and tokens in memory; what a restart needs of them, on disk.
 //! - [`reach`]: the way to the backend, and what happens while it is away.
 //! - [`socket`]: answers the others, and programs beside, over the local socket.
-//! - [`mcp`]: what an MCP client sees. `notice`: what a person at the terminal sees.
+//! - [`mcp`]: what an MCP client sees; `stdio`: the streams between. `notice`: what a person at the terminal sees.
 //!
 //! Must never print anything on stdout that is not protocol, keep a credential, or take from a
 //! backend what it has not checked.
@@ -31,6 +31,7 @@ pub mod seat;
 pub mod shared;
 pub mod socket;
 mod starter;
+mod stdio;
 
 pub use self::life::run;
 pub use self::options::Options;

@@ -244,13 +244,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_that_is_not_ours_alone_is_refused() {
-        let home = tempfile::tempdir().unwrap();
+        let private = Permissions::from_mode(0o700);
+        let home = tempfile::Builder::new().permissions(private).tempdir().unwrap();
         let open = home.path().join("open");
         std::fs::create_dir(&open).unwrap();
         std::fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
         let in_open = seat(home.path(), Some(&open.join("s")));
         let lock = in_open.take().await.unwrap().unwrap();
-        assert!(in_open.bind(&lock).unwrap_err().cause.contains("open to others"));
+        let refused = in_open.bind(&lock).unwrap_err();
+        assert!(refused.cause.contains("open to others"), "{refused:?}");
+        assert!(refused.detail.ends_with("/open"), "{refused:?}");
         drop(lock);
         let real = home.path().join("real");
         let link = home.path().join("link");
@@ -258,7 +261,8 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let linked = seat(home.path(), Some(&link.join("s")));
         let lock = linked.take().await.unwrap().unwrap();
-        assert!(linked.bind(&lock).unwrap_err().cause.contains("link"));
+        let refused = linked.bind(&lock).unwrap_err();
+        assert!(refused.cause.contains("link"), "{refused:?}");
         // Right in a folder that everybody writes to.
         let shared = seat(home.path(), Some(Path::new("/tmp/agentkeys-never-there.sock")));
         assert!(shared.bind(&lock).is_err());

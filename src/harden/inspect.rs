@@ -55,6 +55,15 @@ pub fn open_without_following(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
+/// Opens `path` for reading what is on the disk, past the kernel's memory (`O_DIRECT`): into
+/// buffers, at offsets and of lengths that are aligned to the disk's blocks.
+///
+/// # Errors
+/// Those of `open(2)`; `EINVAL` where the file system has no such thing.
+pub fn open_past_the_cache(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)
+}
+
 /// A descriptor of our own for what descriptor `number` refers to, such as one
 /// that the caller of this program named on the command line.
 ///

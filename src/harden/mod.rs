@@ -45,6 +45,7 @@ mod process;
 mod report;
 mod signal;
 mod spawn;
+mod stack;
 
 pub use allocator::{WipingAllocator, wipe_freed_memory};
 pub use arena::{SecretMemoryError, SecretMemoryKind, secret_memory_kind};
@@ -55,8 +56,8 @@ pub use filter::seccomp_filter;
 pub use helper::fork_helper;
 pub use hidden::{Hidden, Hideable};
 pub use inspect::{
-    duplicate_descriptor, effective_uid, exe_of, open_without_following, process_start_time,
-    real_uid,
+    duplicate_descriptor, effective_uid, exe_of, open_past_the_cache, open_without_following,
+    process_start_time, real_uid,
 };
 pub use process::{
     HardenError, ignore_file_size_signal, no_core_dumps, no_new_privileges, not_dumpable,
@@ -65,3 +66,4 @@ pub use process::{
 pub use report::{Finding, Mechanism, Need, Profile, Report, State, report};
 pub use signal::ProcessHandle;
 pub use spawn::spawn_detached;
+pub use stack::wipe_stack;

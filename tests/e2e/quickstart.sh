@@ -5,9 +5,13 @@
 say "In an empty home, without a terminal"
 shown=$(agentkeys quickstart </dev/null 2>&1)
 printf '%s\n' "$shown"
-for word in stored used revoked denied "agentkeys store my-agent openrouter"; do
+for word in stored used revoked denied "used over MCP" "denied: and over MCP" \
+    "agentkeys store my-agent openrouter"; do
     grep -qi "$word" <<<"$shown" || { printf 'it does not show: %s\n' "$word" >&2; exit 1; }
 done
+
+left=$(find "$HOME" -name '*quickstart*')
+[ -z "$left" ] || { printf 'it left: %s\n' "$left" >&2; exit 1; }
 
 say "Again, beside what the user has made"
 printf sk-or-v1-mine | agentkeys store my-agent openrouter -

@@ -67,7 +67,8 @@ async fn what_the_holder_answers_comes_through_as_it_is() {
     assert_eq!(key.expose(), [0xFF, 0, b'\n', b'"']);
     let Ok(all) = client.read_all().await else { panic!("no keys") };
     let all: Vec<_> = all.iter().map(|r| (r.service.as_str(), r.credential.expose())).collect();
-    assert_eq!(all, [("openrouter", &b"sk-or-v1-fake"[..]), ("who", b"one")]);
+    let binary = ("binary", &[0xFF, 0, b'\n', b'"'][..]);
+    assert_eq!(all, [binary, ("openrouter", b"sk-or-v1-fake"), ("who", b"one")]);
     let listing = client.list().await.unwrap();
     assert_eq!((listing.agent, listing.credentials.len()), (AGENT, 3));
     let missing = problem(client.read(&service("github")).await);
@@ -319,6 +320,8 @@ async fn a_thousand_connections_keep_no_honest_caller_out() {
 fn as_nobody(socket: &Path) -> (bool, String) {
     const ASK: &str = r#"
         use IO::Socket::UNIX;
+        $| = 1;
+        $SIG{PIPE} = "IGNORE";
         my $socket = IO::Socket::UNIX->new(Peer => $ARGV[0]) or do { print "closed: $!"; exit 0 };
         print "connected:";
         print $socket qq({"id":1,"ask":{"read":{"service":"who"}}}\n);

@@ -97,3 +97,22 @@ fn standard_output_that_is_closed_is_no_crash() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr == "code 1\n" || stderr == "code 0\n", "{stderr}");
 }
+
+#[test]
+fn the_daemon_s_names_are_the_daemon_whatever_stands_behind_them() {
+    for name in ["agentkeysd", "/usr/local/bin/agentkeysd", "agentkeys-daemon"] {
+        for first in [None, Some("--recover"), Some("daemon"), Some("store"), Some("")] {
+            let role = role_of(Some(name.as_ref()), first.map(OsStr::new));
+            assert_eq!(role, Ok(Role::Daemon), "{name} {first:?}");
+        }
+    }
+    assert_eq!(role_of(Some("agentkeys".as_ref()), Some("daemon".as_ref())), Ok(Role::Daemon));
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("agentkeysd");
+    symlink(BINARY, &link).unwrap();
+    let (code, stdout, _) = run(&link, &["--help".into()]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("agentkeys daemon --recover my-bot"), "{stdout}");
+    let (code, _, stderr) = run(&link, &["--no-such-option".into()]);
+    assert_eq!(code, Some(2), "{stderr}");
+}

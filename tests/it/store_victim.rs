@@ -18,16 +18,47 @@ pub fn example(name: &str) -> PathBuf {
     // `cargo test --test it` builds no examples, and an old one would test old code.
     static BUILD: Mutex<()> = Mutex::new(());
     let _one_at_a_time = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked", "--example", name]);
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+    let status = build(name).arg("--quiet").status().expect("cargo runs");
     assert!(status.success(), "the example {name} does not build");
     let test = std::env::current_exe().expect("this test has a path");
     let profile = test.parent().and_then(Path::parent).expect("it lies in target/PROFILE/deps");
     profile.join("examples").join(name)
+}
+
+/// Builds an example as a shell would.
+fn build(name: &str) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--locked", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    // The cargo that runs this test tells it about this package. Build scripts that look at these
+    // variables, such as ring's, would run anew, and everything above them would be compiled anew.
+    for (variable, _) in std::env::vars_os() {
+        let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+        let alone = ["CARGO", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+        let is =
+            |name: &str| ours.iter().any(|begin| name.starts_with(begin)) || alone.contains(&name);
+        if variable.to_str().is_some_and(is) {
+            cargo.env_remove(variable);
+        }
+    }
+    cargo
+}
+
+#[test]
+fn an_example_that_a_test_has_built_is_not_built_again_from_outside() {
+    let built = example("victim");
+    assert!(built.exists());
+    let mut cargo = build("victim");
+    cargo.env_clear();
+    for kept in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"] {
+        cargo.envs(std::env::var_os(kept).map(|value| (kept, value)));
+    }
+    cargo.envs(std::env::var_os("CARGO_TARGET_DIR").map(|value| ("CARGO_TARGET_DIR", value)));
+    let output = cargo.output().expect("cargo runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("Compiling"), "{said}");
 }
 
 /// A process whose output lines are acknowledgements.

@@ -25,14 +25,14 @@ pub struct Unreachable {
 
 impl From<Unreachable> for Problem {
     fn from(of: Unreachable) -> Self {
-        let times = if of.tries == 1 { "1 try".to_owned() } else { format!("{} tries", of.tries) };
         let named = of.named_by.map(|by| format!(" (set by {by})")).unwrap_or_default();
-        let cause = format!(
-            "{times} over {:.1} s to connect to {}{named}: {}",
-            of.over.as_secs_f64(),
-            of.address,
-            of.reason
-        );
+        let over = of.over.as_secs_f64();
+        let times = match of.tries {
+            // Whoever tries once only tells by itself how often it came back.
+            1 => "cannot connect".to_owned(),
+            tries => format!("{tries} tries over {over:.1} s to connect"),
+        };
+        let cause = format!("{times} to {}{named}: {}", of.address, of.reason);
         let mut problem = Self::new(
             Code::Unavailable,
             format!("the backend at {} cannot be reached", of.address),

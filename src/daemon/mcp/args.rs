@@ -26,11 +26,11 @@ impl Args {
         if arguments.keys().all(|name| allowed.contains(&name.as_str())) {
             return Ok(Self(arguments));
         }
-        let takes = match allowed {
+        Err(Mistake(match allowed {
             [] => "this tool takes no arguments: call it with {}".to_owned(),
-            names => format!("this tool takes no arguments but {}", names.join(" and ")),
-        };
-        Err(Mistake(takes))
+            [one] => format!("the one argument that this tool takes is \"{one}\""),
+            more => format!("the arguments that this tool takes are \"{}\"", more.join("\", \"")),
+        }))
     }
 
     /// The service, which must be there.
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn an_unknown_argument_is_refused_by_naming_the_known_ones() {
         let Mistake(told) = args(json!({"service": "a", "sk-secret": 1})).err().unwrap();
-        assert_eq!(told, "this tool takes no arguments but service and reason");
+        assert_eq!(told, "the arguments that this tool takes are \"service\", \"reason\"");
         let Value::Object(given) = json!({"x": 1}) else { panic!() };
         assert!(Args::new(given, &[]).err().unwrap().0.contains("takes no arguments"));
     }

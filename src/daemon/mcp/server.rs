@@ -3,11 +3,12 @@
 //! Must never ask the holder before a session is open, work on for a client that has cancelled or
 //! gone, or do more calls at once than the limit.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, ErrorData, Implementation, ListToolsResult,
-    PaginatedRequestParams, ServerCapabilities, ServerConfig, SubscriptionFilter,
+    CallToolRequestParams, CallToolResponse, ContentBlock, ErrorData, Implementation,
+    ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, SubscriptionFilter,
 };
 use rmcp::service::{NotificationContext, Peer, RequestContext, SubscriptionContext};
 use rmcp::{RoleServer, ServerHandler};
@@ -15,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::face::Faces;
 use super::slip::Slips;
-use super::text::INSTRUCTIONS;
+use super::text::{self, INSTRUCTIONS};
 use super::tools::{self, Call};
 use crate::core::holder::SessionHolder;
 use crate::core::types::Timestamp;
@@ -34,6 +35,8 @@ pub struct Server {
     calls: Semaphore,
     gone: watch::Receiver<bool>,
     initialized: watch::Sender<bool>,
+    /// Whether the client was told whom this agent belongs to.
+    introduced: AtomicBool,
 }
 
 /// Follows the holder while a client is served.
@@ -57,7 +60,20 @@ impl Server {
             calls: Semaphore::new(MAX_CALLS),
             gone,
             initialized: watch::Sender::new(false),
+            introduced: AtomicBool::new(false),
         }
+    }
+
+    /// What the first answer says besides, where nothing but the first approval has said which
+    /// account this agent belongs to: somebody else may have been faster.
+    async fn introduction(&self) -> Option<String> {
+        if self.introduced.load(Ordering::Relaxed) {
+            return None;
+        }
+        let standing = self.holder.standing().await.ok()?;
+        let account = standing.account?;
+        let told = self.introduced.swap(true, Ordering::Relaxed);
+        (!told && standing.pinned_by_first_approval).then(|| text::introduction(account))
     }
 
     /// What runs beside it once a session is open.
@@ -79,11 +95,15 @@ impl Watch {
     /// Follows the holder, and tells a client of the versions with `initialize` when the list has
     /// changed; those without it listen for that themselves. Never returns.
     pub async fn run(mut self, peer: &Peer<RoleServer>) {
+        // Only `initialize` leaves a client's particulars behind.
+        let has_initialize = peer.peer_info().is_some();
+        if has_initialize && self.initialized.wait_for(|done| *done).await.is_err() {
+            return std::future::pending().await;
+        }
         let telling = async {
-            if self.initialized.wait_for(|done| *done).await.is_ok() {
+            if has_initialize {
                 self.faces.tell(|| async { peer.notify_tool_list_changed().await.is_ok() }).await;
             }
-            std::future::pending::<()>().await;
         };
         tokio::join!(self.faces.follow(&*self.holder), telling);
     }
@@ -138,10 +158,16 @@ impl ServerHandler for Server {
                 slips: &self.slips,
                 now: now(),
             };
-            tool.call(call).await
+            let mut result = tool.call(call).await.into_result();
+            if result.is_error != Some(true)
+                && let Some(introduction) = self.introduction().await
+            {
+                result.content.push(ContentBlock::text(introduction));
+            }
+            result
         };
         tokio::select! {
-            outcome = work => Ok(outcome.into_result().into()),
+            result = work => Ok(result.into()),
             () = context.ct.cancelled() => Err(ErrorData::internal_error("cancelled", None)),
             () = async {
                 self.has_gone().await;

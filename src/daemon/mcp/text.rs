@@ -10,6 +10,7 @@ use super::schema::{REFUSED, WAITING, object};
 use crate::core::auth_request::Kind;
 use crate::core::holder::{Listing, Refusal, Waiting};
 use crate::core::identity::ServiceName;
+use crate::core::pin::Fingerprint;
 use crate::core::problem::{Code, Problem};
 use crate::core::types::Timestamp;
 
@@ -54,7 +55,9 @@ pub fn refused(refusal: &Refusal, about: &About) -> (String, JsonObject) {
 /// The same for a mistake in the arguments.
 pub fn mistaken(Mistake(rule): &Mistake) -> (String, JsonObject) {
     let text = format!("The arguments are not valid: {rule}. Correct them and call again.");
-    (text, problem_content(&Problem::invalid("arguments", rule.clone())))
+    let fix = "correct them and call again";
+    let problem = Problem::new(Code::Invalid, "the arguments are not valid", rule.clone(), fix);
+    (text, problem_content(&problem))
 }
 
 /// What waits, for structured content.
@@ -97,8 +100,13 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
     let because = because
         .as_ref()
         .map(|problem| format!("{} {}\n", sentence(&problem.detail), sentence(&problem.cause)));
-    let left = expires_at.since_ms(about.now).div_ceil(60_000);
-    let minutes = if left == 1 { "minute" } else { "minutes" };
+    // The time of the call may be a moment before that of the request that it opened.
+    let left = expires_at.since_ms(about.now).saturating_sub(5_000);
+    let holds = match left.div_ceil(60_000) {
+        0 => "has run out by now; calling again gives a new one".to_owned(),
+        1 => format!("holds for a minute, until {}", expires_at.for_people()),
+        left => format!("holds for {left} minutes, until {}", expires_at.for_people()),
+    };
     let again = match waiting.kind {
         Kind::ScopeChange => "get_credential",
         _ => about.tool,
@@ -111,13 +119,21 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
          \x20   On the machine where you are signed in to AgentKeys, run\n\
          \x20       {command}\n\
          \x20   and approve only if it shows the digits {otp}.\n\
-         \x20   The code holds for {left} {minutes}, until {until}.\n\
+         \x20   The code {holds}.\n\
          \n\
          Do not run that command yourself, here or anywhere, and never add --yes: a person has to \
          compare the digits. Until your user says that it is approved, calling again gives the \
          same answer (or a new code, once this one has run out). Then call {again} again.",
         because = because.unwrap_or_default(),
-        until = expires_at.for_people(),
+    )
+}
+
+/// Whom a first approval has bound this agent to.
+pub fn introduction(account: Fingerprint) -> String {
+    format!(
+        "Tell your user once: this agent now belongs to the account and master key with the \
+         fingerprint {account}. On their own machine, agentkeys init shows the same one. If it \
+         does not, somebody else approved: they end this agent's access and pair it again."
     )
 }
 
@@ -148,6 +164,13 @@ fn next(problem: &Problem, about: &About) -> String {
         }
         _ => false,
     };
+    if problem.pair_again {
+        return format!(
+            "tell your user, with the reason above. If they want this agent to go on, call {} \
+             again: they are then asked to approve it anew.",
+            about.tool
+        );
+    }
     match problem.code {
         // The session is alive, since it could list: then it is the scope.
         Code::Denied if outside => format!(
@@ -247,7 +270,7 @@ mod tests {
             kind: Kind::Pair,
             pair_code: "ABCD-EFGH".to_owned(),
             otp: "042137".to_owned(),
-            expires_at: NOW.plus_ms(241_000),
+            expires_at: NOW.plus_ms(301_000),
             because: None,
             command: "agentkeys approve ABCD-EFGH".to_owned(),
         };
@@ -256,7 +279,7 @@ mod tests {
             "not paired yet",
             "    agentkeys approve ABCD-EFGH\n",
             "only if it shows the digits 042137",
-            "for 5 minutes, until 2026-04-09 14:36:08 UTC",
+            "for 5 minutes, until 2026-04-09 14:37:08 UTC",
             "Do not run that command yourself",
             "never add --yes",
             "Then call get_credential again",
@@ -267,7 +290,7 @@ mod tests {
         assert_eq!(content["request"], "Pair");
         assert_eq!(content["pair_code"], "ABCD-EFGH");
         assert_eq!(content["otp"], "042137");
-        assert_eq!(content["expires_at"], "2026-04-09T14:36:08.000Z");
+        assert_eq!(content["expires_at"], "2026-04-09T14:37:08.000Z");
     }
 
     #[test]

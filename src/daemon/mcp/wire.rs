@@ -348,7 +348,7 @@ fn encode(mut message: ServerJsonRpcMessage, slips: &Slips) -> serde_json::Resul
     let text = exactly(&result.structured_content)?;
     // JSON is UTF-8 always.
     let text = String::from_utf8_lossy(&text).into_owned();
-    result.content = vec![ContentBlock::text(text)];
+    result.content.insert(0, ContentBlock::text(text));
     let line = to_line(&message);
     wipe(message);
     line

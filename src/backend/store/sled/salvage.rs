@@ -9,12 +9,12 @@
 //! (a loop device does so when the disk below it is full), and some of them may be acknowledged.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::harden::durability;
+use crate::harden::{self, durability};
 
 /// How much is compared at a time, in bytes.
 const CHUNK: usize = 1024 * 1024;
@@ -71,7 +71,7 @@ impl Salvage {
     /// this file system lets nobody read past that memory.
     fn collect(&mut self, file: &File, path: &Path) -> io::Result<bool> {
         let unsupported = |error: &io::Error| error.kind() == io::ErrorKind::InvalidInput;
-        let disk = match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path) {
+        let disk = match harden::open_past_the_cache(path) {
             Err(error) if unsupported(&error) => return Ok(false),
             opened => opened?,
         };
@@ -115,6 +115,8 @@ fn read(file: &File, buffer: &mut [u8], wanted: usize, offset: u64) -> io::Resul
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     fn file_of(bytes: &[u8]) -> (tempfile::NamedTempFile, File) {

@@ -81,7 +81,10 @@ impl Tool for GetCredential {
         };
         // What there is instead; and whether the session lives at all.
         let others = match &refusal {
-            Refusal::Problem(problem) if matches!(problem.code, Code::NotFound | Code::Denied) => {
+            // Of a session that is over, asking again would open a request.
+            Refusal::Problem(problem)
+                if matches!(problem.code, Code::NotFound | Code::Denied) && !problem.pair_again =>
+            {
                 call.holder.list().await.ok()
             }
             _ => None,
