@@ -6,7 +6,8 @@
 //! each line on its input asks for, answering each with a line: `ok`, or the error.
 //!
 //! `victim helper` forks the helper and talks to it. `victim attack HOW PID ADDRESS` is another
-//! process that tries to get at those bytes.
+//! process that tries to get at those bytes. `victim inject PID PATH` has a process that waits in a
+//! system call open a file, as root can.
 use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -26,6 +27,7 @@ fn main() {
             let pid = pid.parse().expect("a process id");
             say(answer(attack(how, pid, address.parse().expect("an address"))));
         }
+        ["inject", pid, path] => say(answer(inject(pid.parse().expect("a process id"), path))),
         ["helper"] => helper(),
         ["threads"] => threads(),
         [kind @ ("plain" | "filtered" | "hardened"), ref rest @ ..] => victim(kind, rest),
@@ -365,6 +367,61 @@ fn attack(how: &str, pid: libc::pid_t, address: usize) -> io::Result<String> {
         other => panic!("not understood: {other}"),
     }
     Ok(format!("{}", bytes == [0x5a; 32]))
+}
+
+/// Has another process open a file to read, from inside: what it may not, it is refused there. It
+/// goes on afterwards as if nothing had been.
+#[cfg(target_arch = "x86_64")]
+fn inject(pid: libc::pid_t, path: &str) -> io::Result<String> {
+    use std::mem::MaybeUninit;
+    let ask = |request: libc::c_uint, data: *mut libc::c_void| {
+        // SAFETY: `data` is null, or a whole user_regs_struct of ours.
+        errno(unsafe { libc::ptrace(request, pid, std::ptr::null_mut::<u8>(), data) })
+    };
+    // SAFETY: waits for that process alone; no status is written.
+    let stopped = || unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    let none = std::ptr::null_mut();
+    ask(libc::PTRACE_ATTACH, none)?;
+    stopped();
+    let mut registers = MaybeUninit::<libc::user_regs_struct>::uninit();
+    ask(libc::PTRACE_GETREGS, registers.as_mut_ptr().cast())?;
+    // SAFETY: the kernel has filled it.
+    let before = unsafe { registers.assume_init() };
+    let memory = fs::File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
+    let mut instruction = [0; 2];
+    memory.read_exact_at(&mut instruction, before.rip - 2)?;
+    if instruction != [0x0f, 0x05] {
+        return Err(io::Error::other("it does not wait in a system call"));
+    }
+    // Below what the stack is used for.
+    let place = (before.rsp - 4096) & !15;
+    memory.write_all_at(format!("{path}\0").as_bytes(), place)?;
+    let call = |number: libc::c_long, one: u64, two: u64| -> io::Result<i64> {
+        let mut now = before;
+        (now.rip, now.orig_rax, now.rax) = (before.rip - 2, u64::MAX, number.cast_unsigned());
+        (now.rdi, now.rsi, now.rdx, now.r10) = (one, two, 0, 0);
+        ask(libc::PTRACE_SETREGS, (&raw mut now).cast())?;
+        ask(libc::PTRACE_SINGLESTEP, none)?;
+        stopped();
+        ask(libc::PTRACE_GETREGS, (&raw mut now).cast())?;
+        Ok(now.rax.cast_signed())
+    };
+    let opened = call(libc::SYS_openat, i64::from(libc::AT_FDCWD).cast_unsigned(), place);
+    if let Ok(descriptor @ 0..) = opened {
+        call(libc::SYS_close, descriptor.cast_unsigned(), 0)?;
+    }
+    let mut before = before;
+    ask(libc::PTRACE_SETREGS, (&raw mut before).cast())?;
+    ask(libc::PTRACE_DETACH, none)?;
+    match opened? {
+        0.. => Ok(String::new()),
+        failed => Err(io::Error::from_raw_os_error(i32::try_from(-failed).unwrap_or(0))),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn inject(_: libc::pid_t, _: &str) -> io::Result<String> {
+    Err(io::Error::other("not written for this processor"))
 }
 
 /// Forks the helper, hardens, and has the helper do what it may not do any more.

@@ -4,15 +4,6 @@
 . "$(dirname "$0")/lib/mcp.sh"
 
 agentkeys init
-# What a person does with the code and the digits that the last answer showed.
-cat >"$home/bin/a-person-approves" <<'PERSON'
-#!/usr/bin/env bash
-set -euo pipefail
-code=$(jq -er .structuredContent.pair_code <<<"$LAST")
-otp=$(jq -er .structuredContent.otp <<<"$LAST")
-agentkeys approve "$code" --yes --otp "$otp" "$@"
-PERSON
-chmod +x "$home/bin/a-person-approves"
 get='{"service":"openrouter"}'
 
 say "The official Python SDK: unpaired, approved, stored for, read, revoked, denied, in one session"

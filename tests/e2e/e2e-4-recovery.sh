@@ -11,13 +11,6 @@ export AGENTKEYS_BACKEND
 AGENTKEYS_BACKEND=$(sed 's/listening on //' "$home/address")
 
 agentkeys init --mock-token alice
-cat >"$home/bin/a-person-approves" <<'PERSON'
-#!/usr/bin/env bash
-set -euo pipefail
-code=$(jq -er .structuredContent.pair_code <<<"$LAST")
-otp=$(jq -er .structuredContent.otp <<<"$LAST")
-agentkeys approve "$code" --yes --otp "$otp" "$@"
-PERSON
 # The two sandboxes are homes of their own: nothing of one is in the other.
 for name in first second; do
     mkdir "$home/$name"

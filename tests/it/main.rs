@@ -19,6 +19,7 @@ mod credential;
 mod custody;
 mod daemon;
 mod daemon_confined;
+mod daemon_faults;
 mod daemon_memory;
 mod daemon_process;
 mod decision;

@@ -15,3 +15,6 @@ mcp_client() {
 mcp_inspector() {
     "$mcp_root/target/test-tools/mcp-inspector/node_modules/.bin/mcp-inspector" --cli --quiet "$@"
 }
+
+# a-person-approves stands beside this file.
+PATH=$mcp_root/tests/e2e/lib:$PATH
