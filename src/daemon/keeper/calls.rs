@@ -3,7 +3,19 @@
 //! Must never answer from anything but the backend what only the backend can know.
 use async_trait::async_trait;
 
-use super::*;
+use super::{CHANGE_WAIT, Keeper, Open, refused};
+use crate::core::auth_request::{Details, KeyRotate, ScopeChange};
+use crate::core::backend::Release;
+use crate::core::claim::Reason;
+use crate::core::decision::Mistrust;
+use crate::core::holder::{
+    Access, Held, Listing, SessionHolder, SessionState, Standing, Waiting, widened,
+};
+use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::problem::Problem;
+use crate::core::secret::SecretBytes;
+use crate::daemon::keys::Keys;
+use crate::daemon::mirror::Identity;
 
 #[async_trait]
 impl SessionHolder for Keeper {
