@@ -4,10 +4,12 @@
 //! changes the session has taken its turn first, so that it is asked for and renewed once.
 //! Must never keep a credential, and never use a session that it has not yet mirrored: the
 //! backend takes the last renewal secret back only until its successor is used.
+mod asking;
+mod calls;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -15,25 +17,19 @@ use super::keys::{HeldRenewal, HeldSession, Keys};
 use super::mirror::{Identity, Mirror, Restored};
 use super::options::Options;
 use super::reach::{Backend, Reach};
-use super::request::{Given, Minted, Pinned, Request, is_strangers};
-use crate::client::connect::{client_info, now};
+use super::request::{Given, Minted};
+use crate::client::connect::now;
 use crate::client::heads::{Heads, Standing as HeadStanding};
 use crate::core::audit::Head;
-use crate::core::auth_request::{Details, KeyRotate, Pair, Recover, ScopeChange};
-use crate::core::backend::{self, Release, WhoAmI};
-use crate::core::claim::Reason;
+use crate::core::auth_request::Details;
+use crate::core::backend::{self, WhoAmI};
 use crate::core::decision::Mistrust;
-use crate::core::holder::{
-    Access, Held, Listing, Protection, Refusal, SessionHolder, SessionState, Standing, Waiting,
-    widened,
-};
-use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::holder::{Held, Protection, Refusal, Waiting};
 use crate::core::problem::{Answer, Code, Problem};
-use crate::core::secret::SecretBytes;
 use crate::core::token::SessionToken;
 use crate::core::types::{AccountId, PublicKey, WalletAddress};
 
-/// Longest wait of [`SessionHolder::changed`].
+/// Longest wait for a change.
 const CHANGE_WAIT: Duration = Duration::from_secs(25);
 /// How often the renewal looks at the clock: a machine that slept is not told how long.
 const LOOK: Duration = Duration::from_secs(30);
@@ -290,127 +286,6 @@ impl Keeper {
         Ok(())
     }
 
-    /// The request for a session: the one that waits, or a new one. Runs in its turn.
-    async fn ask(&self) -> Answer<Waiting> {
-        if let Some(open) = &self.state().request {
-            return Ok(open.waiting.clone());
-        }
-        let info = client_info();
-        let (host, user) = (info.host, info.user);
-        let me = self.state().me.clone();
-        let because = {
-            let state = self.state();
-            state.strangers.clone().or_else(|| state.lost.clone())
-        };
-        let unknown = |lost: &Problem| lost.code == Code::Unauthorized;
-        let is_gone = self.state().lost.as_ref().is_some_and(unknown);
-        let agent = match (&me, &self.options.recover) {
-            // The backend knows nothing of that agent's line any more, as after its teardown: it
-            // could never be approved as that one. The master gives it a new one, or names one.
-            (Some(_), _) if is_gone => None,
-            // Whoever was an agent asks to be that one again.
-            (Some(me), _) => Some(AgentIdentity::Wallet(me.identity.agent)),
-            (None, named) => named.clone(),
-        };
-        let details = match agent {
-            Some(agent) => Details::Recover(Recover { agent, host, user }),
-            None => Details::Pair(Pair {
-                host,
-                name: self.options.agent.clone(),
-                scope: self.options.scope.clone(),
-                user,
-            }),
-        };
-        let keys = Keys::fresh()?;
-        let mut request = Request::open(&self.reach, details, keys, None, now()).await?;
-        request.waiting.because = because;
-        self.state().strangers = None;
-        Ok(self.wait_for(Slot::Session, request))
-    }
-
-    /// Waits for a request's answer beside everything else.
-    fn wait_for(&self, slot: Slot, request: Request) -> Waiting {
-        let waiting = request.waiting.clone();
-        let details = request.details().clone();
-        let pinned = self.pinned();
-        let this = self.this.clone();
-        // Its place is taken before it runs, so that it never ends before it is there.
-        let mut state = self.state();
-        // It has no keeper while it waits, so that the one who drops the keeper ends it too.
-        let reach = self.reach.clone();
-        let task = tokio::spawn(async move {
-            let answer = request.wait(&reach, &pinned).await;
-            if let Some(keeper) = this.upgrade() {
-                keeper.answered(slot, answer).await;
-            }
-        });
-        let open = Open { waiting: waiting.clone(), details, task: Some(task.abort_handle()) };
-        match slot {
-            Slot::Session => state.request = Some(open),
-            Slot::Own => state.own = Some(open),
-        }
-        drop(state);
-        self.moved();
-        waiting
-    }
-
-    fn pinned(&self) -> Pinned {
-        let identity = self.state().me.as_ref().map(|me| me.identity.clone());
-        Pinned { identity, account: self.options.account }
-    }
-
-    /// Takes what an answer gives, or notes what is to be told.
-    async fn answered(&self, slot: Slot, answer: Answer<Given>) {
-        let _turn = self.turn.lock().await;
-        let taken = match answer {
-            Ok(given) => self.take(given).await,
-            Err(problem) => Err(problem),
-        };
-        {
-            let mut state = self.state();
-            let open = match slot {
-                Slot::Session => state.request.take(),
-                Slot::Own => state.own.take(),
-            };
-            // That is this task, which ends by itself.
-            if let Some(mut open) = open {
-                open.task = None;
-            }
-            let had = taken.is_ok() && state.session.is_some();
-            let untold = match taken {
-                // A code that has run out is replaced by the next call, without a word.
-                Err(problem) if problem.code == Code::Expired => None,
-                Err(problem) => {
-                    tracing::warn!(cause = %problem.cause, "{problem}");
-                    Some(problem)
-                }
-                Ok(()) => None,
-            };
-            match slot {
-                // A session that was asked for is there in another way.
-                Slot::Own if had => state.request = None,
-                // Whatever the one before it asked for ended with it, and so did its answer.
-                Slot::Session if had => {
-                    state.own = None;
-                    state.own_untold = None;
-                }
-                _ => {}
-            }
-            let (strangers, untold) = match untold {
-                Some(problem) if slot == Slot::Session && is_strangers(&problem) => {
-                    (Some(problem), None)
-                }
-                untold => (None, untold),
-            };
-            state.strangers = strangers.or(state.strangers.take());
-            match slot {
-                Slot::Session => state.untold = untold,
-                Slot::Own => state.own_untold = untold,
-            }
-        }
-        self.moved();
-    }
-
     async fn take(&self, given: Given) -> Answer<()> {
         let Given { identity, scope, session, keys } = given;
         tracing::info!(agent = %identity.agent, %scope, "granted");
@@ -552,23 +427,6 @@ impl Keeper {
             }
         }
     }
-
-    /// Opens one of the agent's own requests in place of the one that waits. Runs in its turn.
-    async fn ask_as_agent(&self, live: &Live, details: Details, keys: Keys) -> Held<Waiting> {
-        if let Some(untold) = self.state().own_untold.take() {
-            return Err(untold.into());
-        }
-        let token = live.session.token();
-        let request = Request::open(&self.reach, details, keys, Some(&token), now()).await?;
-        Ok(self.wait_for(Slot::Own, request))
-    }
-
-    /// The keys that the daemon has, once more.
-    fn present_keys(&self) -> Answer<Keys> {
-        let me = self.state().me.clone().ok_or_else(Problem::internal)?;
-        let (ed25519, x25519) = me.keys.expose();
-        Ok(Keys::restore(me.keys.public, &ed25519, &x25519)?)
-    }
 }
 
 /// Keeps a keeper's session renewed for as long as somebody has the keeper.
@@ -619,113 +477,4 @@ fn other_account(identity: &Identity, mirror: &Mirror) -> Problem {
         format!("{path} is for account {}", identity.fingerprint()),
         format!("leave --account out\nor pair it anew: rm {path}"),
     )
-}
-
-#[async_trait]
-impl SessionHolder for Keeper {
-    async fn standing(&self) -> Held<Standing> {
-        let state = self.state();
-        let session = match (&state.session, &state.request, &state.lost) {
-            (Some(session), ..) => SessionState::Paired {
-                expires_at: session.expires_at,
-                asks: state.own.as_ref().map(|open| open.waiting.clone()),
-                refused: state.own_untold.clone(),
-            },
-            (None, Some(open), _) => SessionState::Waiting(open.waiting.clone()),
-            (None, None, Some(lost)) => SessionState::Ended(lost.clone()),
-            (None, None, None) => SessionState::Unpaired,
-        };
-        let me = state.me.as_ref().map(|me| &me.identity);
-        Ok(Standing {
-            pid: std::process::id(),
-            backend: self.reach.address().map(str::to_owned),
-            agent: me.map(|me| me.agent),
-            account: me.map(Identity::fingerprint),
-            pinned_by_first_approval: state.pinned_now,
-            session,
-            generation: *self.generation.borrow(),
-            mirror: state.mirrored.clone(),
-            protections: self.protections.clone(),
-        })
-    }
-
-    async fn changed(&self, seen: u64) -> Held<u64> {
-        let mut generation = self.generation.subscribe();
-        let change = generation.wait_for(|generation| *generation != seen);
-        let changed = tokio::time::timeout(CHANGE_WAIT, change).await;
-        Ok(changed.ok().and_then(Result::ok).map_or(seen, |generation| *generation))
-    }
-
-    async fn read(&self, service: &ServiceName) -> Held<SecretBytes> {
-        self.with_session(|backend, token, agent| async move {
-            backend.read_credential(&token, &AgentIdentity::Wallet(agent), service).await
-        })
-        .await
-    }
-
-    async fn read_all(&self) -> Held<Vec<Release>> {
-        self.with_session(|backend, token, agent| async move {
-            backend.read_all(&token, &AgentIdentity::Wallet(agent)).await
-        })
-        .await
-    }
-
-    async fn list(&self) -> Held<Listing> {
-        self.with_session(|backend, token, agent| async move {
-            let credentials =
-                backend.list_credentials(&token, &AgentIdentity::Wallet(agent)).await?;
-            Ok(Listing { agent, credentials })
-        })
-        .await
-    }
-
-    async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access> {
-        let me = self
-            .with_session(|backend, token, agent| async move {
-                let found = backend.resolve_identity(&token, &AgentIdentity::Wallet(agent)).await?;
-                if found.wallet != agent {
-                    return Err(refused(Mistrust::OtherAgent.to_string()));
-                }
-                Ok(found)
-            })
-            .await?;
-        if me.scope.allows(service) {
-            return Ok(Access::Allowed);
-        }
-        let live = self.session().await?;
-        let _turn = self.turn.lock().await;
-        // What waits already is asked for too: one answer for all.
-        let waits = match &self.state().own {
-            Some(Open { details: Details::ScopeChange(asked), waiting, .. }) => {
-                Some((asked.scope.clone(), waiting.clone()))
-            }
-            _ => None,
-        };
-        let base = waits.as_ref().map_or(&me.scope, |(scope, _)| scope);
-        let scope = widened(base, service);
-        match waits {
-            Some((asked, waiting)) if asked == scope => return Ok(Access::Waiting(waiting)),
-            _ => {}
-        }
-        let change = ScopeChange { agent: live.agent, reason: reason.cloned(), scope };
-        let keys = self.present_keys()?;
-        let waiting = self.ask_as_agent(&live, Details::ScopeChange(change), keys).await?;
-        Ok(Access::Waiting(waiting))
-    }
-
-    async fn rotate(&self) -> Held<Waiting> {
-        let live = self.session().await?;
-        let _turn = self.turn.lock().await;
-        let waits = match &self.state().own {
-            Some(Open { details: Details::KeyRotate(_), waiting, .. }) => Some(waiting.clone()),
-            _ => None,
-        };
-        if let Some(waiting) = waits {
-            return Ok(waiting);
-        }
-        let old = self.present_keys()?.public.fingerprint();
-        let details = Details::KeyRotate(KeyRotate { agent: live.agent, old });
-        let keys = Keys::fresh().map_err(Problem::from)?;
-        self.ask_as_agent(&live, details, keys).await
-    }
 }

@@ -108,15 +108,15 @@ async fn gets_there(
             }
             Err(Refusal::Waiting(waiting)) if !approved.contains(&waiting.pair_code) => {
                 let agent = (waiting.kind == Kind::Pair).then_some("bot");
-                match approve_as(&scene.ada().await, &waiting, agent).await {
-                    // The backend was killed before it could say that it had done it: again.
-                    Err(problem) if problem.code == Code::Unavailable => {}
-                    Ok(_) => approved.push(waiting.pair_code),
-                    Err(problem) => {
-                        assert_eq!(problem.code, Code::AlreadyConsumed, "{what}: {problem}");
-                        approved.push(waiting.pair_code);
+                // The backend may be killed before it can say that it has done it: again, until
+                // it says so.
+                while let Err(problem) = approve_as(&scene.ada().await, &waiting, agent).await {
+                    if problem.code == Code::AlreadyConsumed {
+                        break;
                     }
+                    assert_eq!(problem.code, Code::Unavailable, "{what}: {problem}");
                 }
+                approved.push(waiting.pair_code);
             }
             Err(Refusal::Problem(problem)) if problem.code != Code::Unavailable => {
                 panic!("{what}: {problem} ({}): {}", problem.cause, daemon.log())

@@ -107,16 +107,25 @@ impl Passing {
         edit(&mut decision);
         self.put(decision);
     }
-
-    /// Puts a problem in its place.
-    pub fn refuse(&mut self, problem: &Problem) {
-        self.status = problem.status;
-        self.headers.insert("content-type", "application/problem+json".parse().expect("plain"));
-        self.put(problem);
-    }
 }
 
 type Lie = Box<dyn FnMut(&mut Passing) + Send>;
+
+/// What he says, and which check fails by it.
+pub struct Case {
+    pub name: &'static str,
+    pub lie: Lie,
+    pub says: &'static str,
+}
+
+/// One case, to be put in a list.
+pub fn case(
+    name: &'static str,
+    says: &'static str,
+    lie: impl FnMut(&mut Passing) + Send + 'static,
+) -> Case {
+    Case { name, lie: Box::new(lie), says }
+}
 
 /// A man in the middle.
 pub struct Liar {

@@ -45,6 +45,7 @@ mod keeper_claims;
 mod keeper_lies;
 mod keeper_network;
 mod keeper_races;
+mod keeper_renewal;
 mod keeper_support;
 mod keyring;
 mod ledger;
