@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agentkeys::core::auth_request::Kind;
 use agentkeys::core::holder::{Refusal, SessionHolder};
-use agentkeys::core::problem::Code;
+use agentkeys::core::problem::{Answer, Code};
 use agentkeys::core::token::SessionToken;
 use agentkeys::core::types::{ChildKeys, Hash32};
 use agentkeys::core::wire::Route;
@@ -128,6 +128,15 @@ async fn gets_there(
     }
 }
 
+/// An approval at which the backend is killed: done, though it may not have come to say so. The
+/// daemon has its decision all the same.
+#[track_caller]
+fn done_or_cut<T>(answer: Answer<T>) {
+    if let Err(problem) = answer {
+        assert_eq!(problem.code, Code::Unavailable, "{problem}");
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Way {
     Pair,
@@ -157,11 +166,7 @@ async fn killed_at(way: Way, route: Route, lost: bool) {
                 }
             }
         };
-        match approve(&scene.ada().await, &waiting).await {
-            Ok(_) => {}
-            // Killed before it could say that it had done it.
-            Err(problem) => assert_eq!(problem.code, Code::Unavailable, "{what}: {problem}"),
-        }
+        done_or_cut(approve(&scene.ada().await, &waiting).await);
         approved.push(waiting.pair_code);
     } else {
         scene.kill_at(route, lost);
@@ -238,7 +243,7 @@ async fn a_payload_is_waited_for_through_an_outage() {
             backend.lock().unwrap().kill();
         }
     });
-    approve_as(&scene.ada().await, &waiting, Some("bot")).await.unwrap();
+    done_or_cut(approve_as(&scene.ada().await, &waiting, Some("bot")).await);
     scene.liar.asked(POLL, 2).await;
     tokio::time::sleep(Duration::from_secs(8)).await;
     scene.liar.is_honest();
