@@ -243,7 +243,7 @@ impl Keeper {
 
     /// Compares the head of the audit log with the highest that this machine has seen.
     async fn remember(&self, head: &Head, identity: &Identity) -> Answer<()> {
-        if (head.account, head.master_key) != (identity.account, identity.master_key) {
+        if !identity.owns(head) {
             return Err(refused(Mistrust::Pin.to_string()));
         }
         let Some((heads, address)) = &self.heads else { return Ok(()) };

@@ -14,13 +14,14 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::keys::{self, HeldRenewal, Keys};
 use crate::client::files::{self, Keep};
+use crate::core::audit::Head;
 use crate::core::cbor;
 use crate::core::encoding;
 use crate::core::pin::Fingerprint;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::secret::SecretBytes;
 use crate::core::token::RenewalSecret;
-use crate::core::types::{AccountId, ChildKeys, PublicKey, WalletAddress};
+use crate::core::types::{AccountId, BackendId, ChildKeys, PublicKey, WalletAddress};
 use crate::harden::Hidden;
 use crate::keyring::{BusAddress, Item, Keyring};
 
@@ -39,7 +40,9 @@ pub struct Identity {
     pub account: AccountId,
     /// That account's master key.
     pub master_key: PublicKey,
-    /// The backend that the session is for, and no other.
+    /// The backend's own id, under which it keeps that account's audit log.
+    pub backend_id: BackendId,
+    /// Where the backend is that the session is for, and no other.
     pub backend: String,
 }
 
@@ -47,6 +50,13 @@ impl Identity {
     /// Names account and master key for people.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.account, &self.master_key)
+    }
+
+    /// Whether a head is the end of this account's own log at this backend. One under another id
+    /// would be compared with nothing that was seen before.
+    pub fn owns(&self, head: &Head) -> bool {
+        (head.backend_id, head.account, head.master_key)
+            == (self.backend_id, self.account, self.master_key)
     }
 }
 
@@ -322,4 +332,33 @@ fn unseal<'a>(key: &Hidden<[u8; 32]>, open: &Open, sealed: &'a mut [u8]) -> Opti
     let bound = bound(open).ok()?;
     let plain = cipher(key).ok()?.open_in_place(nonce, Aad::from(bound), ciphertext).ok()?;
     Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::signature::Ed25519KeyPair;
+
+    use super::*;
+    use crate::core::types::Hash32;
+
+    #[test]
+    fn a_head_is_this_log_s_only_under_its_backend_account_and_key() {
+        let key = |seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let head = |backend, account, seed| {
+            let (backend, account) = (BackendId([backend; 16]), AccountId([account; 16]));
+            Head::sign(backend, account, 7, Hash32([3; 32]), &key(seed))
+        };
+        let own = head(1, 2, 5);
+        let identity = Identity {
+            agent: WalletAddress([7; 20]),
+            account: own.account,
+            master_key: own.master_key,
+            backend_id: own.backend_id,
+            backend: "unix:/run/x".to_owned(),
+        };
+        assert!(identity.owns(&own));
+        for other in [head(9, 2, 5), head(1, 9, 5), head(1, 2, 9)] {
+            assert!(!identity.owns(&other), "{other:?}");
+        }
+    }
 }

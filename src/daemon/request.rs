@@ -201,6 +201,10 @@ impl Request {
         if pinned.account.is_some_and(|account| account != told) {
             return Err(strangers(&decision));
         }
+        let known = pinned.identity.as_ref();
+        if known.is_some_and(|known| known.backend_id != decision.backend_id) {
+            return Err(mistrusted(Mistrust::Pin));
+        }
         let granted = match (decision.verdict, &decision.granted) {
             (Verdict::Approved, Some(granted)) => granted,
             _ => return Err(said_no()),
@@ -218,6 +222,7 @@ impl Request {
             agent: granted.agent,
             account: decision.account,
             master_key: decision.master_key,
+            backend_id: decision.backend_id,
             backend: reach.address().unwrap_or_default().to_owned(),
         };
         let scope = granted.scope.clone();

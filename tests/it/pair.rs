@@ -96,7 +96,12 @@ async fn full_loop() {
     let args = json!({ "service": "openrouter" });
     let answer = until(&mut daemon, "get_credential", args, is_ok);
     assert_eq!(answer["structuredContent"]["credential"], "sk-or-v1-paired");
-    assert!(daemon.stderr().contains("paired with account"), "{}", daemon.stderr());
+    // Its log says so too, in its own time.
+    let begun = Instant::now();
+    while !daemon.stderr().contains("paired with account") {
+        assert!(begun.elapsed() < NOTICED, "{}", daemon.stderr());
+        std::thread::sleep(Duration::from_millis(10));
+    }
     // The first answer says whose it is now, and no later one does.
     let account = Fingerprint::of(master.account, &master.master_key).to_string();
     let said = |answer: &Value| answer["content"].to_string().contains(&account);
