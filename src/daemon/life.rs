@@ -15,6 +15,7 @@ use super::keeper::Keeper;
 use super::mirror::Mirror;
 use super::options::Options;
 use super::reach::{Reach, Starter};
+use super::request::is_no;
 use super::seat::Seat;
 use super::shared::Shared;
 use super::starter::{self, Helper};
@@ -145,8 +146,16 @@ async fn live(
             Work::Rotate => rotate(&*holder).await,
         }
     };
+    let showing = async {
+        match work {
+            Work::Mcp | Work::Stay => show_requests(&*holder).await,
+            // It shows its own.
+            Work::Rotate => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
         ended = working => ended,
+        () = showing => Ok(0),
         () = asked_to_end.any() => {
             tracing::info!("asked to end");
             Ok(0)
@@ -202,7 +211,29 @@ fn say(text: &str) {
     let _ = writeln!(err, "{}", text.trim_end());
 }
 
-/// Asks for a session at once, asks anew when a code has run out, and stays.
+/// Shows code and OTP of each request that waits for an answer, once. Never returns.
+async fn show_requests(holder: &dyn SessionHolder) {
+    let mut shown = String::new();
+    loop {
+        let Ok(standing) = holder.standing().await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let waiting = match &standing.session {
+            SessionState::Waiting(waiting) => Some(waiting),
+            SessionState::Paired { asks, .. } => asks.as_ref(),
+            SessionState::Unpaired | SessionState::Ended(_) => None,
+        };
+        if let Some(waiting) = waiting.filter(|waiting| waiting.pair_code != shown) {
+            say(&notice::waiting(waiting, now()));
+            shown.clone_from(&waiting.pair_code);
+        }
+        until_changed(holder, standing.generation).await;
+    }
+}
+
+/// Asks for a session at once, asks anew when a code has run out, and stays. Ends when the master
+/// says no: asking on would be pestering.
 async fn stay(holder: &dyn SessionHolder, socket: &str) -> Result<u8, Problem> {
     let mut told = String::new();
     let mut tell = |text: String| {
@@ -214,13 +245,19 @@ async fn stay(holder: &dyn SessionHolder, socket: &str) -> Result<u8, Problem> {
     loop {
         let seen = holder.standing().await.map_or(0, |standing| standing.generation);
         match holder.list().await {
-            Ok(listing) => tell(format!(
-                "agent {} is paired and has {} credentials; programs beside it use agentkeys \
-                 read, list and run (socket {socket})",
-                listing.agent,
-                listing.credentials.len()
-            )),
-            Err(Refusal::Waiting(open)) => tell(notice::waiting(&open, now())),
+            Ok(listing) => {
+                let has = match listing.credentials.len() {
+                    1 => "one credential".to_owned(),
+                    number => format!("{number} credentials"),
+                };
+                tell(format!(
+                    "agent {} is paired and has {has}; programs beside it use agentkeys read, \
+                     list and run (socket {socket})",
+                    listing.agent
+                ));
+            }
+            Err(Refusal::Waiting(_)) => {}
+            Err(Refusal::Problem(problem)) if is_no(&problem) => return Err(problem),
             Err(Refusal::Problem(problem)) => {
                 tell(notice::problem(&problem));
                 tokio::time::sleep(PAUSE).await;

@@ -38,6 +38,7 @@ const EARLY: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(120);
 
 const STRANGERS: &str = "another account answered";
+const SAID_NO: &str = "the master said no";
 
 /// Whom an answer must come from.
 #[derive(Clone)]
@@ -118,12 +119,19 @@ pub fn is_strangers(problem: &Problem) -> bool {
 }
 
 fn said_no() -> Problem {
-    Problem::new(
+    let mut problem = Problem::new(
         Code::Denied,
         "access denied: the master said no",
         "the request was denied",
         "ask the master why; the next call asks anew",
-    )
+    );
+    problem.title = SAID_NO.to_owned();
+    problem
+}
+
+/// Whether the master looked at the request and said no.
+pub fn is_no(problem: &Problem) -> bool {
+    problem.title == SAID_NO
 }
 
 fn no_answer() -> Problem {

@@ -1,7 +1,8 @@
 //! Stage 3, the daemon's process: what the kernel says of the real binary.
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command};
 
 use serde_json::json;
 
@@ -63,6 +64,49 @@ fn starts_and_connects() {
     // It started no backend of its own: it uses the one that there is.
     let agents = home.run(&["list", "--json"]).exits(0).json();
     assert_eq!(agents["agents"].as_array().unwrap().len(), 1);
+}
+
+/// A daemon without a client, as at a terminal: its lines on stderr up to the one with the OTP.
+fn started_alone(home: &Home) -> (Child, String, BufReader<ChildStderr>) {
+    let mut child = home.command(&["daemon"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("OTP") {
+        assert!(lines.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    (child, said, lines)
+}
+
+/// The word behind another one.
+fn word_after(text: &str, word: &str) -> String {
+    text.split(word).nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn without_a_client_it_asks_at_once_and_stays_once_it_was_approved() {
+    let home = Home::new();
+    home.store("my-agent", "openrouter", "sk-or-v1-test");
+    let (mut child, said, mut lines) = started_alone(&home);
+    let (code, otp) = (word_after(&said, "pair code"), word_after(&said, "OTP"));
+    home.run(&["approve", &code, "--as", "my-agent", "--yes", "--otp", &otp]).exits(0);
+    let mut said = String::new();
+    while !said.contains("is paired and has one credential") {
+        assert!(lines.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    let terminated = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(terminated.success() && child.wait().unwrap().success());
+}
+
+#[test]
+fn without_a_client_it_ends_when_the_master_says_no() {
+    let home = Home::new();
+    home.store("my-agent", "openrouter", "sk-or-v1-test");
+    let (mut child, said, mut lines) = started_alone(&home);
+    home.run(&["deny", &word_after(&said, "pair code")]).exits(0);
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3), "{rest}");
+    assert!(rest.contains("the master said no"), "{rest}");
 }
 
 #[test]

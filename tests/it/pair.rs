@@ -96,9 +96,10 @@ async fn full_loop() {
     let args = json!({ "service": "openrouter" });
     let answer = until(&mut daemon, "get_credential", args, is_ok);
     assert_eq!(answer["structuredContent"]["credential"], "sk-or-v1-paired");
-    // Its log says so too, in its own time.
+    // On stderr stand both, for whoever reads that, in its own time.
     let begun = Instant::now();
-    while !daemon.stderr().contains("paired with account") {
+    let stands = |part: &str| daemon.stderr().contains(part);
+    while ![code.as_str(), otp.as_str(), "paired with account"].into_iter().all(stands) {
         assert!(begun.elapsed() < NOTICED, "{}", daemon.stderr());
         std::thread::sleep(Duration::from_millis(10));
     }
