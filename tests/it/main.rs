@@ -21,6 +21,7 @@ mod daemon;
 mod daemon_confined;
 mod daemon_faults;
 mod daemon_memory;
+mod daemon_mirror;
 mod daemon_process;
 mod decision;
 mod docs;
