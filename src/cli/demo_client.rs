@@ -1,7 +1,7 @@
 //! The smallest MCP client that the quickstart can show the loop with: it starts the daemon as
 //! Claude or Cursor would, and calls one tool over its pipes.
 //!
-//! Must never wait longer than [`LIMIT`] for an answer, nor leave the daemon running.
+//! Must never wait longer than 30 seconds for an answer, nor leave the daemon running.
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};

@@ -1,6 +1,6 @@
 //! The keeper: the one who holds an agent's session, asks for it, renews it, and uses it.
 //!
-//! What it knows stands in [`State`], behind one lock that is never held over a wait; whoever
+//! What it knows stands in `State`, behind one lock that is never held over a wait; whoever
 //! changes the session has taken its turn first, so that it is asked for and renewed once.
 //! Must never keep a credential, and never use a session that it has not yet mirrored: the
 //! backend takes the last renewal secret back only until its successor is used.

@@ -18,7 +18,7 @@
 //! 3. [`wipe_freed_memory`], before the first secret passes through a buffer.
 //! 4. [`secret_memory_kind`]: reserves secret pages while nothing is refused yet.
 //! 5. Bind the Unix socket; make and open the folders that are needed.
-//! 6. [`landlock`]: it opens the paths that it allows, so it comes before the
+//! 6. [`landlock()`]: it opens the paths that it allows, so it comes before the
 //!    capabilities go; and its calls need no privilege.
 //! 7. [`drop_capabilities`].
 //! 8. [`seccomp_filter`]: last, since the others need what it refuses.
