@@ -99,7 +99,11 @@ pub async fn choose(
             Code::AgentNotFound,
             "there is no agent yet",
             "an agent is made when its first credential is stored",
-            "agentkeys store my-agent openrouter",
+            [Some("agentkeys store my-agent openrouter".to_owned()), crate::client::beside::hint()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join("\n"),
         )
         .into()),
         many => {

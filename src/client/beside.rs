@@ -165,3 +165,13 @@ async fn running(places: &Places, wanted: Option<&AgentIdentity>) -> Answer<Opti
         }
     }
 }
+/// What else there is to do where the backend gives nothing, and a daemon runs beside: a line for
+/// a problem's fix. That nobody knows of one is no problem.
+pub fn hint() -> Option<String> {
+    let places = Places::from_environment().ok()?;
+    let there =
+        |one: &Recorded| std::os::unix::net::UnixStream::connect(one.client.socket()).is_ok();
+    let daemon = recorded(&places).ok()?.into_iter().find(there)?;
+    let socket = daemon.client.socket().display();
+    Some(format!("or use the daemon that runs here, with read, list or run: --socket {socket}"))
+}

@@ -312,6 +312,8 @@ impl Connection {
             Chooser::Flag => format!("agentkeys init --backend {}", self.address),
             _ => "agentkeys init".to_owned(),
         };
+        let fix = [Some(fix), super::beside::hint()].into_iter().flatten().collect::<Vec<_>>();
+        let fix = fix.join("\n");
         Problem::new(
             Code::Unauthorized,
             format!("not signed in at {}", self.address),

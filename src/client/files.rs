@@ -52,7 +52,11 @@ pub fn make_folder(path: &Path) -> Answer<()> {
     if found.uid() != us {
         let what = if found.is_symlink() { "link" } else { "folder" };
         let why = format!("user {} owns this {what}, and we are user {us}", found.uid());
-        return Err(refused(path, why, format!("remove it: rm -r {}", path.display())));
+        return Err(refused(
+            path,
+            why,
+            "find out who made it; choose another place, or move it away",
+        ));
     }
     // A link of our own was made by us, and is followed once, to a folder of our own.
     let folder = std::fs::metadata(path).map_err(|error| failed("look at", path, &error))?;
@@ -105,10 +109,9 @@ pub fn check_strict_folder(path: &Path) -> Answer<()> {
     } else {
         return Ok(());
     };
-    let fix = format!(
-        "remove it: rm -r {}\nor set XDG_RUNTIME_DIR to a folder of your own with mode 0700",
-        path.display()
-    );
+    // Never to be removed or closed: it may be a folder that everybody needs, such as /tmp.
+    let fix = "a socket wants a folder that is yours alone, of mode 0700: name a path in one\n\
+               or set XDG_RUNTIME_DIR to such a folder";
     Err(refused(path, why, fix))
 }
 

@@ -236,12 +236,13 @@ async fn show_requests(holder: &dyn SessionHolder) {
 /// says no: asking on would be pestering.
 async fn stay(holder: &dyn SessionHolder, socket: &str) -> Result<u8, Problem> {
     let mut told = String::new();
-    let mut tell = |text: String| {
-        if text != told {
+    let tell = |told: &mut String, text: String| {
+        if text != *told {
             say(&text);
-            told = text;
+            *told = text;
         }
     };
+    say("end it with Ctrl-C");
     loop {
         let seen = holder.standing().await.map_or(0, |standing| standing.generation);
         match holder.list().await {
@@ -250,16 +251,19 @@ async fn stay(holder: &dyn SessionHolder, socket: &str) -> Result<u8, Problem> {
                     1 => "one credential".to_owned(),
                     number => format!("{number} credentials"),
                 };
-                tell(format!(
+                let text = format!(
                     "agent {} is paired and has {has}; programs beside it use agentkeys read, \
                      list and run (socket {socket})",
                     listing.agent
-                ));
+                );
+                tell(&mut told, text);
             }
-            Err(Refusal::Waiting(_)) => {}
+            // What comes after it is news, whatever it is.
+            Err(Refusal::Waiting(_)) => told.clear(),
             Err(Refusal::Problem(problem)) if is_no(&problem) => return Err(problem),
             Err(Refusal::Problem(problem)) => {
-                tell(notice::problem(&problem));
+                let text = notice::problem(&problem);
+                tell(&mut told, format!("{text}it is tried again every {} s", PAUSE.as_secs()));
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -305,11 +309,12 @@ async fn rotate(holder: &dyn SessionHolder) -> Result<u8, Problem> {
 fn told<T>(held: Held<T>) -> Result<T, Problem> {
     held.map_err(|refusal| match refusal {
         Refusal::Problem(problem) => problem,
-        Refusal::Waiting(waiting) => Problem::new(
+        // The request that it opened ends with this process.
+        Refusal::Waiting(_) => Problem::new(
             Code::Unauthorized,
             "the agent is not paired yet",
-            format!("its request waits for approval: {}", waiting.command),
-            "pair it first: start its daemon, then agentkeys approve <code>",
+            "there are no keys that new ones could take the place of",
+            "pair it first: start its daemon without --rotate, then agentkeys approve <code>",
         ),
     })
 }

@@ -8,7 +8,7 @@ use crate::core::types::Timestamp;
 const fn asks(kind: Kind) -> &'static str {
     match kind {
         Kind::Pair => "a session for a new agent",
-        Kind::Recover => "to go on as an agent that exists",
+        Kind::Recover => "going on as an agent that exists",
         Kind::ScopeChange => "another scope for the agent",
         Kind::HighValueRelease => "one act of high value",
         Kind::KeyRotate => "new keys for the agent's daemon",
@@ -22,12 +22,16 @@ pub fn waiting(waiting: &Waiting, now: Timestamp) -> String {
         Some(problem) => format!("{}\n  cause      {}\n", problem.detail, problem.cause),
         None => String::new(),
     };
+    let existing = match waiting.kind {
+        Kind::Pair => "with --as NAME, if this is to be an agent that you have keys for\n",
+        _ => "",
+    };
     format!(
         "{because}waiting for approval of {}\n\
          \n    pair code  {}\n    OTP        {}\n\n\
          whoever keeps the keys runs this on their own machine within {}:\n\
          \n    {}\n\n\
-         it shows the same OTP; say yes only if it does\n",
+         {existing}it shows the same OTP; say yes only if it does\n",
         asks(waiting.kind),
         waiting.pair_code,
         waiting.otp,
@@ -39,7 +43,7 @@ pub fn waiting(waiting: &Waiting, now: Timestamp) -> String {
 /// Seconds as people say them.
 fn duration(seconds: u64) -> String {
     match seconds {
-        120.. => format!("{} minutes", seconds / 60),
+        90.. => format!("{} minutes", (seconds + 30) / 60),
         60.. => "a minute".to_owned(),
         _ => format!("{seconds} seconds"),
     }
@@ -81,6 +85,6 @@ mod tests {
         }
         assert!(!shown.contains("--yes"));
         assert_eq!(duration(59), "59 seconds");
-        assert_eq!(duration(119), "a minute");
+        assert_eq!((duration(89), duration(299)), ("a minute".into(), "5 minutes".into()));
     }
 }

@@ -35,9 +35,14 @@ fn out_of_scope(agent: &AgentRow, scope: &Scope, service: &ServiceName) -> Probl
         Code::Denied,
         format!("access denied: \"{service}\" is outside the scope of agent \"{name}\""),
         format!("its scope is: {scope}"),
-        format!(
-            "master: agentkeys scope {name} --services ...\nagent: ask the master for a wider scope"
-        ),
+        if agent.scope.allows(service) {
+            // The agent may; this session of its was given less.
+            "the agent may, and this session was given less: its daemon asks for more \
+             (request_access), or is paired again"
+                .to_owned()
+        } else {
+            format!("agentkeys scope {name} --services ...\nor let its daemon ask (request_access)")
+        },
     )
 }
 

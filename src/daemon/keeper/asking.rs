@@ -27,6 +27,7 @@ impl Keeper {
         };
         let unknown = |lost: &Problem| lost.code == Code::Unauthorized;
         let is_gone = self.state().lost.as_ref().is_some_and(unknown);
+        let because = because.map(|why| if is_gone && unknown(&why) { deleted() } else { why });
         let agent = match (&me, &self.options.recover) {
             // The backend knows nothing of that agent's line any more, as after its teardown: it
             // could never be approved as that one. The master gives it a new one, or names one.
@@ -155,4 +156,14 @@ impl Keeper {
         let (ed25519, x25519) = me.keys.expose();
         Ok(Keys::restore(me.keys.public, &ed25519, &x25519)?)
     }
+}
+
+/// Why a daemon asks to be another agent than it was.
+fn deleted() -> Problem {
+    Problem::new(
+        Code::Unauthorized,
+        "the agent that this daemon was is not known to the backend any more",
+        "it was deleted (agentkeys teardown), or the backend has other data than before",
+        "approve the daemon as a new agent, or as another one with --as",
+    )
 }

@@ -118,13 +118,27 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
          \n\
          \x20   On the machine where you are signed in to AgentKeys, run\n\
          \x20       {command}\n\
-         \x20   and approve only if it shows the digits {otp}.\n\
+         \x20   {existing}and approve only if it shows the digits {otp}.\n\
          \x20   The code {holds}.\n\
          \n\
          Do not run that command yourself, here or anywhere, and never add --yes: a person has to \
          compare the digits. Until your user says that it is approved, calling again gives the \
          same answer (or a new code, once this one has run out). Then call {again} again.",
         because = because.unwrap_or_default(),
+        existing = match waiting.kind {
+            Kind::Pair =>
+                "(with --as NAME, if this is to be an agent that you have keys for)\n    ",
+            _ => "",
+        },
+    )
+}
+
+/// That a scope allows what nobody has stored.
+pub fn nothing_stored(service: &ServiceName) -> String {
+    format!(
+        "This agent may use {service}, and there is no key of it for this agent yet. Asking again \
+         will not help. Tell your user: on the machine where they are signed in to AgentKeys, \
+         agentkeys store <agent> {service}"
     )
 }
 
@@ -145,7 +159,8 @@ fn problem_text(problem: &Problem, about: &About) -> String {
     }
     text.push_str("\n\nNext: ");
     text.push_str(&next(problem, about));
-    if !problem.fix.is_empty() {
+    // Asking anew, as just said, is the way out of a session that is over.
+    if !problem.fix.is_empty() && !problem.pair_again {
         text.push_str("\n\nTell your user what they can do (for them, not for you to run):");
         for line in problem.fix.lines() {
             text.push_str("\n    ");

@@ -73,7 +73,14 @@ impl Tool for RequestAccess {
             About { tool: self.name(), service: Some(&service), others: None, now: call.now };
         match call.holder.request_access(&service, reason.as_ref()).await {
             Ok(Access::Allowed) => {
-                Outcome::Done(object(json!({"status": "allowed", "service": service})))
+                let content = object(json!({"status": "allowed", "service": service}));
+                let listed = call.holder.list().await;
+                match listed {
+                    Ok(listing) if !listing.credentials.iter().any(|c| c.service == service) => {
+                        Outcome::Told(text::nothing_stored(&service), content)
+                    }
+                    _ => Outcome::Done(content),
+                }
             }
             // The wish has been made, which is all that this tool does: no error.
             Ok(Access::Waiting(waiting)) => {
