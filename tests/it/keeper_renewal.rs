@@ -1,6 +1,7 @@
 //! A lying backend at renewal: whatever it changes, the daemon keeps what it has, says which check
 //! failed, and goes on once it is told the truth.
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use agentkeys::core::encoding::{from_base64, to_base64};
 use agentkeys::core::token::SessionToken;
@@ -8,7 +9,7 @@ use agentkeys::core::wire::{HEAD_HEADER, Route};
 use serde_json::{Value, json};
 
 use crate::env::{HOUR, Master};
-use crate::keeper_support::{Case, Daemon, Liar, Passing, ada, case, env_now};
+use crate::keeper_support::{Case, Daemon, Liar, Passing, ada, case, env_now, now};
 
 const RENEW: Route = Route::SessionRenew;
 
@@ -139,4 +140,32 @@ async fn a_log_that_was_forked_is_refused_at_renewal() {
     assert!(problem.detail.contains("the audit log was forked"), "{problem}");
     liar.is_honest();
     assert_eq!(daemon.read("openrouter").await, Ok(b"sk-or-v1-test".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_renewed_in_time_though_nobody_calls() {
+    let env = env_now().await;
+    let ada = ada(&env).await;
+    let liar = Liar::before(env.address()).await;
+    let daemon = Daemon::start(liar.address, &[]).await;
+    daemon.pair(&ada, Some("bot")).await;
+    // The next session is one that ends soon, as far as the daemon knows.
+    liar.lies(|passing| {
+        if passing.answers(RENEW) {
+            let soon = now().plus_ms(62_000).to_string();
+            passing.edit(|json| json["expires_at"] = soon.into());
+        }
+    });
+    env.clock.advance(5 * HOUR);
+    assert_eq!(daemon.read("openrouter").await, Ok(b"sk-or-v1-test".to_vec()));
+    let (renewed, begun) = (liar.answered(RENEW), Instant::now());
+    let before = daemon.mirror().unwrap();
+    liar.is_honest();
+    while liar.answered(RENEW) == renewed || daemon.mirror().unwrap() == before {
+        assert!(begun.elapsed() < Duration::from_secs(120), "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(20), "it is not renewed at once");
+    assert_eq!(daemon.read("openrouter").await, Ok(b"sk-or-v1-test".to_vec()));
+    assert_eq!(liar.answered(RENEW), renewed + 1);
 }
