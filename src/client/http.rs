@@ -201,6 +201,7 @@ impl HttpBackend {
                 }
                 Err(mut error) => {
                     tries += 1;
+                    self.drop_shared();
                     match error.take_message() {
                         Some(unsent) if kept || tries < self.options.tries => request = unsent,
                         Some(_) => return Err(fault::hung_up(&self.address, route, false)),
@@ -226,6 +227,12 @@ impl HttpBackend {
                 return Some(sender);
             }
         }
+    }
+
+    /// The shared connection is not the next try's: it may take long to know that it has ended.
+    fn drop_shared(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|kept| kept.sender.share().is_none());
     }
 
     fn keep(&self, sender: Sender) {

@@ -76,6 +76,7 @@ mod store_victim;
 mod tamper;
 mod tls_client;
 mod tls_daemon;
+mod tls_relay;
 mod tls_server;
 mod tls_support;
 mod tokens;

@@ -115,7 +115,7 @@ async fn an_answer_that_is_too_large_or_no_json_is_refused() {
     assert!(matches!(error, FetchError::NotJson(_)), "{error}");
     let page = fetched(&answer("200 OK", JSON, "{")).await.unwrap();
     assert!(matches!(page.json::<Value>(), Err(FetchError::NotJson(_))));
-    let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(100 * 1024));
+    let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(1024 * 1024));
     let error = fetched(&head).await.err().unwrap();
     assert!(matches!(error, FetchError::Broken(_)), "{error}");
 }
