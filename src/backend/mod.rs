@@ -7,4 +7,5 @@ pub mod http;
 pub mod peer;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod vault;

@@ -639,7 +639,7 @@ impl Server {
 
     pub fn port(&self) -> u16 {
         match &self.address {
-            ListenAddress::Tcp(addr) => addr.port(),
+            ListenAddress::Tcp(addr) | ListenAddress::Tls(addr) => addr.port(),
             ListenAddress::Unix(_) => panic!("no port"),
         }
     }
