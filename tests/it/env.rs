@@ -179,6 +179,7 @@ impl TestEnv {
             dev: self.dev,
             clock: self.clock.clone(),
             entropy: Entropy::system(),
+            judge: None,
         };
         match Vault::open(store.clone(), &ROOT, settings).await {
             Ok(vault) => {

@@ -216,6 +216,7 @@ pub fn shielding() -> ShieldingKey {
 
 fn minted(session: SessionToken, renewal: Option<RenewalSecret>) -> Minted {
     Minted {
+        news: None,
         session_id: session.id(),
         session,
         wallet: WalletAddress([7; 20]),

@@ -17,6 +17,8 @@ pub const SESSION: u8 = b's';
 pub const RENEWAL: u8 = b'r';
 /// See [`REQUEST`].
 pub const GUESSES: u8 = b'l';
+/// See [`REQUEST`].
+pub const USED_TOKEN: u8 = b'u';
 
 /// Ended sessions are remembered this long, so that their holders are told why.
 const SESSION_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
@@ -77,6 +79,7 @@ impl Inner {
                 SESSION => self.sweep_session(SessionId(*id), now, &mut proposal).await?,
                 RENEWAL => self.sweep_renewal(id, &mut proposal).await?,
                 GUESSES => self.sweep_guesses(id, now, &mut proposal).await?,
+                USED_TOKEN => self.sweep_token(id, now, &mut proposal).await?,
                 _ => {}
             }
         }

@@ -151,6 +151,7 @@ pub async fn open(rows: Rows) -> Result<Vault, VaultError> {
         dev: true,
         clock: FakeClock::new(),
         entropy: Entropy::system(),
+        judge: None,
     };
     Vault::open(Arc::new(store), &ROOT, settings).await
 }
