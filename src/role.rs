@@ -12,14 +12,15 @@ use crate::backend::custody::{self, CustodyChoice};
 use crate::backend::http::ListenAddress;
 use crate::backend::judge::IssuerOffer;
 use crate::backend::oidc::OpenIdSettings;
-use crate::backend::serve::{self, ServeError, ServeOptions};
+use crate::backend::serve::{self, ServeError, ServeOptions, TlsChoice};
+use crate::backend::tls::CertificateFiles;
 use crate::cli::args::{Global, unknown_command, wants_json};
 use crate::cli::daemon::Daemon;
 use crate::cli::machine::ThisMachine;
 use crate::cli::output::Output;
 use crate::cli::report::{CliError, render, usage};
 use crate::cli::run::not_started;
-use crate::cli::serve::{LogFormat, Serve, ServeOpenId};
+use crate::cli::serve::{LogFormat, Serve, ServeOpenId, Tls};
 use crate::cli::{self, Finish, Invocation};
 use crate::client::places::Places;
 use crate::core::problem::{Code, Problem};
@@ -147,9 +148,13 @@ fn serve(request: Serve) -> Result<(), CliError> {
     let listen: Vec<ListenAddress> = request
         .listen
         .iter()
-        .map(|address| address.parse::<ListenAddress>())
+        .map(|address| ListenAddress::read(address, request.tls.is_some()))
         .collect::<Result<_, _>>()
         .map_err(|wrong| Problem::invalid("--listen", wrong.to_string()))?;
+    let tls = request.tls.map(|tls| match tls {
+        Tls::Files { certificate, key } => TlsChoice::Files(CertificateFiles { certificate, key }),
+        Tls::SelfSigned => TlsChoice::SelfSigned,
+    });
     let data = match request.data {
         Some(data) => data,
         // Test identities never come near a folder with keys in it.
@@ -175,7 +180,7 @@ fn serve(request: Serve) -> Result<(), CliError> {
     };
     let (dev, passphrase_fd) = (request.dev, request.passphrase_fd);
     let openid = request.openid.map(openid).transpose()?;
-    let options = ServeOptions { listen, data, dev, root_key, passphrase_fd, openid, log };
+    let options = ServeOptions { listen, tls, data, dev, root_key, passphrase_fd, openid, log };
     serve::serve(options).map_err(|error| not_serving(&error).into())
 }
 
@@ -211,6 +216,11 @@ fn daemon(request: Daemon, global: Global) -> Result<u8, CliError> {
 fn not_serving(error: &ServeError) -> Problem {
     let fix = match error {
         ServeError::Bind(_) => "choose another --listen, or end what listens there",
+        ServeError::DevBeyondLoopback(_) => "listen on 127.0.0.1, or leave --dev out",
+        ServeError::Certificate(_) => {
+            "give --tls-cert a PEM file with the certificate and its chain, and --tls-key one with \
+             its key that only this user can read (chmod 600); or use --tls-self-signed"
+        }
         ServeError::Custody(_) => "give the --root-key that this data folder was made with",
         ServeError::Store(_) | ServeError::Vault(_) => {
             "see that --data is this user's alone, and that no other backend uses it"

@@ -9,4 +9,5 @@ pub mod oidc;
 pub mod peer;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod vault;

@@ -1,6 +1,6 @@
 //! The backend's role: hardens the process, opens root key, store and vault, and serves until
-//! it is told to stop. stdout carries one line for each address that is ready; all else goes to
-//! the log on stderr.
+//! it is told to stop. stdout carries one line for each address that is ready, and one for the
+//! fingerprint of a self-signed certificate; all else goes to the log on stderr.
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,20 +8,34 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::clock::{Entropy, SystemClock};
+use super::clock::{Clock, Entropy, SystemClock};
 use super::custody::{self, CustodyChoice, CustodyError, Surroundings};
 use super::http::{self, BindError, Limits, ListenAddress, Listener, MakeBackend};
 use super::judge::TokenJudge;
 use super::oidc::{OpenId, OpenIdSettings};
 use super::store::{Options, SledStore, Store, StoreError};
+use super::tls::{self, CertificateError, CertificateFiles, ServerCertificate};
 use super::vault::{Settings, Vault, VaultError};
 use crate::core::backend::AccountBackend;
+use crate::core::problem::Problem;
 use crate::core::types::BackendId;
 use crate::harden::{self, HardenError, Profile};
-use crate::web::Fetcher;
+use crate::web::{CertificatePin, Fetcher, Host};
 
 /// How often what is over by time is cleared away.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// How often the certificate's files are looked at again.
+const LOOK_AT_FILES: Duration = Duration::from_secs(60);
+
+/// Where the certificate for TLS comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TlsChoice {
+    /// From files, which are looked at again while the server runs.
+    Files(CertificateFiles),
+    /// Made and signed here, once.
+    SelfSigned,
+}
 
 /// How the log looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,6 +51,8 @@ pub enum LogFormat {
 pub struct ServeOptions {
     /// Where to listen; at least one.
     pub listen: Vec<ListenAddress>,
+    /// Where the certificate comes from, if any address speaks TLS.
+    pub tls: Option<TlsChoice>,
     /// The data folder.
     pub data: PathBuf,
     /// Whether test identities are accepted.
@@ -72,6 +88,15 @@ pub enum ServeError {
     /// The vault does not open.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The self-signed certificate could not be kept.
+    #[error("cannot keep the self-signed certificate: {}", .0.cause)]
+    NotKept(Problem),
+    /// Test identities would be open to other machines.
+    #[error("--dev lets anybody in as anybody, so it listens on loopback alone, and not on {0}")]
+    DevBeyondLoopback(ListenAddress),
     /// An address is not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -90,7 +115,12 @@ pub enum ServeError {
 /// [`ServeError`]; the log has said the same.
 pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     start_log(options.log);
-    let result = protect().and_then(|()| {
+    let beyond = options.listen.iter().find(|address| address.is_beyond_loopback());
+    let allowed = match beyond {
+        Some(address) if options.dev => Err(ServeError::DevBeyondLoopback(address.clone())),
+        _ => protect(),
+    };
+    let result = allowed.and_then(|()| {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -116,7 +146,7 @@ fn start_log(format: LogFormat) {
 }
 
 /// An error with its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -158,6 +188,11 @@ fn check_protections() -> Result<(), ServeError> {
 async fn run(options: ServeOptions) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Serve)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Serve)?;
+    // Before a passphrase is asked for, if it is of files.
+    let of_files = match &options.tls {
+        Some(TlsChoice::Files(files)) => Some(ServerCertificate::of_files(files)?),
+        _ => None,
+    };
     let surroundings = Surroundings::from_environment(options.passphrase_fd);
     let random = ring::rand::SystemRandom::new();
     let opened = custody::open_or_create(
@@ -196,12 +231,30 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
         say_who_may_sign_in(openid, &vault).await;
     }
 
+    let certificate = match options.tls {
+        Some(TlsChoice::SelfSigned) => Some(self_signed(&vault, &options.listen).await?),
+        _ => of_files,
+    };
     let mut listeners = Vec::with_capacity(options.listen.len());
     for address in &options.listen {
-        listeners.push(Listener::bind(address)?);
+        listeners.push(Listener::bind_with(address, certificate.as_ref())?);
     }
-    announce(&listeners).map_err(ServeError::Ready)?;
+    let self_signed = matches!(options.tls, Some(TlsChoice::SelfSigned));
+    let pin = certificate.as_ref().filter(|_| self_signed).map(|shown| shown.pin());
+    announce(&listeners, pin).map_err(ServeError::Ready)?;
     tracing::info!(backend = %vault.backend_id(), custody = opened.custody, "ready");
+    let mut follower = None;
+    if let Some(certificate) = certificate {
+        let clock = SystemClock::default();
+        tls::shown(&certificate);
+        tls::warn_of_dates(&certificate, clock.now());
+        if let Some(TlsChoice::Files(files)) = options.tls {
+            let hangup = signal(SignalKind::hangup()).map_err(ServeError::Serve)?;
+            let now = move || clock.now();
+            let follow = tls::follow(certificate, files, LOOK_AT_FILES, hangup, now);
+            follower = Some(tokio::spawn(follow));
+        }
+    }
 
     let sweeper = tokio::spawn(sweep_forever(vault.clone()));
     let for_peers = vault.clone();
@@ -218,6 +271,9 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
         .await
         .map_err(ServeError::Serve)?;
     sweeper.abort();
+    if let Some(follower) = follower {
+        follower.abort();
+    }
     store.close().await;
     tracing::info!(drained = stopped.drained, "stopped");
     // The sockets' places are free only now, when the store is closed.
@@ -248,11 +304,50 @@ async fn say_who_may_sign_in(openid: &OpenIdSettings, vault: &Vault) {
     }
 }
 
-/// One line on stdout for each address, once it can be connected to.
-fn announce(listeners: &[Listener]) -> io::Result<()> {
+/// The certificate that this backend made when it was first told to.
+async fn self_signed(
+    vault: &Vault,
+    listen: &[ListenAddress],
+) -> Result<Arc<ServerCertificate>, ServeError> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let addresses = listen.iter().filter_map(|address| match address {
+        ListenAddress::Tls(addr) if !addr.ip().is_unspecified() => Some(addr.ip().to_string()),
+        _ => None,
+    });
+    for name in tls::hostname().into_iter().chain(addresses) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let make = || Ok(tls::make(&names, SystemClock::default().now())?);
+    let (certificate, key) = vault.self_signed::<ServeError>(make).await?;
+    Ok(ServerCertificate::self_signed(&certificate, &key)?)
+}
+
+impl From<Problem> for ServeError {
+    fn from(problem: Problem) -> Self {
+        Self::NotKept(problem)
+    }
+}
+
+/// One line on stdout for each address, once it can be connected to, and one for what clients
+/// are to know a self-signed certificate by.
+fn announce(listeners: &[Listener], pin: Option<CertificatePin>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     for listener in listeners {
         writeln!(stdout, "listening on {}", listener.address())?;
+    }
+    if let Some(pin) = pin {
+        writeln!(stdout, "certificate {pin}")?;
+        for listener in listeners {
+            let ListenAddress::Tls(addr) = listener.address() else { continue };
+            let host = match addr.ip().is_unspecified() {
+                true => tls::hostname().unwrap_or_else(|| "HOST".to_owned()),
+                false => Host::Ip(addr.ip()).to_string(),
+            };
+            let port = addr.port();
+            tracing::info!("clients take AGENTKEYS_BACKEND=https://{host}:{port}#{pin}");
+        }
     }
     stdout.flush()
 }

@@ -14,9 +14,13 @@ use crate::core::problem::Problem;
     description = "Runs a backend in the foreground. A private one of this machine starts by \
                    itself and needs no serve; --stop ends it.",
     note = "Prints one line when it is ready, such as: listening on http://127.0.0.1:8080. \
-            Addresses are HOST:PORT or unix:/PATH; port 0 lets the system choose. --dev accepts \
-            any test identity, listens on loopback alone, and takes only a data folder that it \
-            made itself.",
+            Addresses are ADDRESS:PORT or unix:/PATH; port 0 lets the system choose. --dev \
+            accepts any test identity, listens on loopback alone, and takes only a data folder \
+            that it made itself.",
+    note = "Other machines need TLS: --tls-cert and --tls-key, whose files are looked at again \
+            each minute and on SIGHUP; or --tls-self-signed, whose fingerprint is printed: \
+            clients take https://HOST:PORT#sha256:... With a certificate, ADDRESS:PORT speaks \
+            TLS, and http://127.0.0.1:PORT is plain, for this machine alone.",
     note = "--root-key is auto, keyring, passphrase, file:PATH or credential:NAME (a service \
             manager's). Unless told, what the data folder was made with; for a new one the best \
             that there is. --dev alone may leave --data out.",
@@ -26,6 +30,8 @@ use crate::core::problem::Problem;
             secret. See docs/sign-in.md.",
     example = "agentkeys serve --listen 127.0.0.1:8080 --data /var/lib/agentkeys",
     example = "agentkeys serve --listen unix:/run/agentkeys/socket --root-key keyring",
+    example = "agentkeys serve --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem --data D",
+    example = "agentkeys serve --listen 0.0.0.0:8443 --tls-self-signed --data D",
     example = "agentkeys serve --dev --listen 127.0.0.1:0 --data dev-data",
     example = "agentkeys serve --listen 127.0.0.1:8080 --data /var/lib/agentkeys \
                --oidc-issuer https://id.example.org --oidc-client-id agentkeys \
@@ -34,9 +40,18 @@ use crate::core::problem::Problem;
 )]
 /// see above
 pub struct ServeArgs {
-    /// where to listen: HOST:PORT or unix:/PATH; may be given again
+    /// where to listen: ADDRESS:PORT or unix:/PATH; may be given again
     #[argh(option, arg_name = "address")]
     listen: Vec<String>,
+    /// the certificate for TLS, and those that lead to its root, in PEM
+    #[argh(option, arg_name = "file")]
+    tls_cert: Option<String>,
+    /// the certificate's key, in PEM, readable by this user alone
+    #[argh(option, arg_name = "file")]
+    tls_key: Option<String>,
+    /// TLS by a certificate that the backend makes; clients pin it
+    #[argh(switch)]
+    tls_self_signed: bool,
     /// the folder of its data
     #[argh(option, arg_name = "folder")]
     data: Option<String>,
@@ -126,11 +141,27 @@ fn openid(raw: &mut ServeArgs) -> Result<Option<ServeOpenId>, Problem> {
     Ok(Some(ServeOpenId { issuer, client_id, client_secret_file, allow }))
 }
 
+/// Where a certificate comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Tls {
+    /// From these files.
+    Files {
+        /// The certificate and its chain.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
+    /// The backend makes it.
+    SelfSigned,
+}
+
 /// What the backend is asked to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Serve {
     /// Where to listen; the backend knows what to do when there is nothing here.
     pub listen: Vec<String>,
+    /// Where the certificate for TLS comes from.
+    pub tls: Option<Tls>,
     /// The folder of its data.
     pub data: Option<PathBuf>,
     /// Whether test identities are accepted.
@@ -154,6 +185,9 @@ impl TryFrom<ServeArgs> for Serve {
         let openid = openid(&mut raw)?;
         let others = openid.is_some()
             || !raw.listen.is_empty()
+            || raw.tls_cert.is_some()
+            || raw.tls_key.is_some()
+            || raw.tls_self_signed
             || raw.data.is_some()
             || raw.dev
             || raw.root_key.is_some()
@@ -180,8 +214,26 @@ impl TryFrom<ServeArgs> for Serve {
             Some("json") => LogFormat::Json,
             Some(_) => return Err(Problem::invalid("--log-format", "wants text or json")),
         };
+        let example = "agentkeys serve --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key \
+                       key.pem --data FOLDER";
+        let tls = match (raw.tls_cert, raw.tls_key, raw.tls_self_signed) {
+            (None, None, false) => None,
+            (None, None, true) => Some(Tls::SelfSigned),
+            (Some(certificate), Some(key), false) => {
+                Some(Tls::Files { certificate: certificate.into(), key: key.into() })
+            }
+            (_, _, true) => {
+                let why = "the backend shows one certificate: that of files, or its own";
+                return Err(usage("--tls-self-signed stands without --tls-cert", why, example));
+            }
+            (_, _, false) => {
+                let why = "a certificate is of no use without its key, nor a key without it";
+                return Err(usage("--tls-cert and --tls-key go together", why, example));
+            }
+        };
         Ok(Self {
             listen: raw.listen,
+            tls,
             data: raw.data.map(PathBuf::from),
             dev: raw.dev,
             root_key: raw.root_key,
@@ -231,6 +283,7 @@ mod tests {
             serve,
             Ok(Serve {
                 listen: vec!["127.0.0.1:0".into(), "unix:/run/x".into()],
+                tls: None,
                 data: Some("d".into()),
                 dev: true,
                 root_key: None,
@@ -252,6 +305,10 @@ mod tests {
         };
         assert_eq!(serve.map(|serve| serve.openid), Ok(Some(openid)));
         assert!(read("--verbose serve --stop").is_ok_and(|serve| serve.stop));
+        let tls = |line: &str| read(line).unwrap().tls;
+        assert_eq!(tls("serve --tls-self-signed"), Some(Tls::SelfSigned));
+        let files = Tls::Files { certificate: "c".into(), key: "k".into() };
+        assert_eq!(tls("serve --tls-cert c --tls-key k"), Some(files));
     }
 
     #[test]
@@ -261,6 +318,10 @@ mod tests {
             ("serve --passphrase-fd -1", "--passphrase-fd"),
             ("serve --passphrase-fd x", "--passphrase-fd"),
             ("serve --log-format xml", "--log-format"),
+            ("serve --stop --tls-self-signed", "--stop"),
+            ("serve --tls-cert c", "--tls-key"),
+            ("serve --tls-key k", "--tls-cert"),
+            ("serve --tls-self-signed --tls-cert c --tls-key k", "--tls-self-signed"),
             ("serve --data a --data b", "--data"),
             ("serve --oidc-client-id c", "--oidc-issuer"),
             ("serve --oidc-client-secret-file f", "--oidc-issuer"),

@@ -28,6 +28,11 @@ pub fn meta() -> Vec<u8> {
     key(b'm', &[])
 }
 
+/// The self-signed certificate and its key.
+pub fn self_signed() -> Vec<u8> {
+    key(b'T', &[])
+}
+
 /// The last batch that was committed, and the digest over all rows.
 pub fn head() -> Vec<u8> {
     key(b'h', &[])

@@ -11,6 +11,7 @@ mod approval;
 mod audit;
 mod caller;
 mod cells;
+mod certificate;
 mod credential;
 mod fence;
 mod group;

@@ -31,6 +31,22 @@ impl Drop for Meta {
     }
 }
 
+/// The self-signed certificate and its key; the row's own sealing protects it.
+#[derive(Serialize, Deserialize)]
+pub struct SelfSignedRow {
+    #[serde(with = "crate::core::encoding::base64_bytes")]
+    pub certificate: Vec<u8>,
+    #[serde(with = "crate::core::encoding::base64_bytes")]
+    pub key: Vec<u8>,
+}
+
+impl Drop for SelfSignedRow {
+    fn drop(&mut self) {
+        use zeroize::Zeroize;
+        self.key.zeroize();
+    }
+}
+
 /// The last batch, and the digest over all rows but events.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct HeadRow {
