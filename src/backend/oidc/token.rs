@@ -73,6 +73,8 @@ pub enum Refusal {
     OtherKind,
     #[error("the ID token is signed with a key that the issuer does not publish")]
     UnknownKey,
+    #[error("the ID token's algorithm is not one of the key that it names")]
+    KeyAlgorithm,
     #[error("the ID token's signature is not its issuer's")]
     Signature,
     #[error("a claim of the ID token is missing, double, or not of its form")]
@@ -171,7 +173,9 @@ impl Unverified<'_> {
         signature_only.validate_aud = false;
         let named = |key: &&IssuerKey| self.key.is_none() || key.id == self.key;
         let fitting = |key: &&IssuerKey| key.algorithms.contains(&self.algorithm);
-        let mut refusal = Refusal::UnknownKey;
+        // A key that is known, and not for this, is no reason to ask the issuer again.
+        let known = self.key.is_some() && keys.iter().any(|key| named(&key));
+        let mut refusal = if known { Refusal::KeyAlgorithm } else { Refusal::UnknownKey };
         for key in keys.iter().filter(named).filter(fitting).take(MAX_TRIED) {
             match jsonwebtoken::decode::<Claims>(self.text, &key.key, &signature_only) {
                 Ok(good) => return Ok(good.claims),
