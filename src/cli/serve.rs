@@ -30,7 +30,7 @@ use crate::core::problem::Problem;
             secret. See docs/sign-in.md.",
     example = "agentkeys serve --listen 127.0.0.1:8080 --data /var/lib/agentkeys",
     example = "agentkeys serve --listen unix:/run/agentkeys/socket --root-key keyring",
-    example = "agentkeys serve --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem --data D",
+    example = "agentkeys serve --listen [::]:443 --tls-cert c.pem --tls-key k.pem --data D",
     example = "agentkeys serve --listen 0.0.0.0:8443 --tls-self-signed --data D",
     example = "agentkeys serve --dev --listen 127.0.0.1:0 --data dev-data",
     example = "agentkeys serve --listen 127.0.0.1:8080 --data /var/lib/agentkeys \

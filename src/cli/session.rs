@@ -83,7 +83,7 @@ pub trait Link {
     /// The backend.
     fn backend(&self) -> &dyn AccountBackend;
 
-    /// Its address: `unix:/...` or `http://127.0.0.1:1234`.
+    /// Its address: `https://...`, `unix:/...` or `http://127.0.0.1:1234`.
     fn address(&self) -> String;
 
     /// What chose it: `--backend`, `AGENTKEYS_BACKEND`, `the config file` or `the default`.

@@ -142,7 +142,7 @@ impl Connection {
         &self.backend
     }
 
-    /// Where it listens: `unix:/...` or `http://127.0.0.1:1234`.
+    /// Where it listens: `https://...`, `unix:/...` or `http://127.0.0.1:1234`.
     pub fn address(&self) -> String {
         self.address.clone()
     }

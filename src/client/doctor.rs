@@ -10,6 +10,7 @@ use super::config::{Chooser, Config};
 use super::connect::Options;
 use super::files;
 use super::holder::recorded;
+pub use super::http::Clocks;
 use super::http::{Address, HttpBackend, Options as HttpOptions};
 use super::places::Places;
 use super::private::Private;
@@ -20,6 +21,7 @@ use crate::core::holder::{Refusal, SessionHolder, Standing};
 use crate::core::identity::Alias;
 use crate::core::problem::{Answer, Problem};
 use crate::core::sign_in::Flow;
+use crate::core::types::Timestamp;
 use crate::keyring::{BusAddress, Keyring, KeyringError};
 use crate::web::Fetcher;
 
@@ -63,6 +65,25 @@ pub struct BackendFacts {
     pub pid: Option<u32>,
     /// Whether it answers.
     pub state: BackendState,
+    /// The certificate that it was believed by, if it speaks TLS.
+    pub certificate: Option<CertificateFacts>,
+    /// What the two clocks said at its answer.
+    pub clocks: Option<Clocks>,
+}
+
+/// A backend's certificate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CertificateFacts {
+    /// The names and addresses that it is for.
+    pub whom: String,
+    /// Who signed it.
+    pub signer: String,
+    /// Until when it is valid.
+    pub until: Timestamp,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Whether the address pins it.
+    pub pinned: bool,
 }
 
 /// Whether a backend answers.
@@ -186,6 +207,8 @@ async fn backend_facts(
         private,
         pid: None,
         state: BackendState::NotStarted,
+        certificate: None,
+        clocks: None,
     };
     let Some(config) = config else { return (facts, None) };
     let address = match &config.backend {
@@ -214,6 +237,8 @@ async fn backend_facts(
         Ok(found) => {
             let (version, wire, took) = (found.version, found.wire, begun.elapsed());
             facts.state = BackendState::Answers { version, wire, took };
+            facts.certificate = certificate_facts(&http);
+            facts.clocks = http.clocks();
             (facts, Some(http))
         }
         Err(problem) => {
@@ -230,6 +255,17 @@ async fn issuer_facts(http: &HttpBackend) -> Option<IssuerFacts> {
     let flows =
         found.map(|issuer| (issuer.authorization.is_some(), issuer.device_authorization.is_some()));
     Some(IssuerFacts { name: start.issuer, flows })
+}
+
+fn certificate_facts(http: &HttpBackend) -> Option<CertificateFacts> {
+    let pinned = matches!(http.address(), Address::Tls { pin: Some(_), .. });
+    http.certificate().map(|found| CertificateFacts {
+        whom: found.whom(),
+        signer: found.signer().to_owned(),
+        until: found.not_after,
+        fingerprint: found.pin.to_string(),
+        pinned,
+    })
 }
 
 async fn find_private(places: &Places) -> Answer<Option<(Address, Option<u32>)>> {

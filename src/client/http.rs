@@ -29,8 +29,9 @@ pub use self::fault::{Unreachable, is_unreachable};
 use self::sender::{Idle, Sender};
 use crate::core::audit::Head;
 use crate::core::problem::{Answer, Problem};
+use crate::core::types::Timestamp;
 use crate::core::wire::{self, Route};
-use crate::web::Trust;
+use crate::web::{Certificate, Trust};
 
 /// How long an idle connection is kept; below the server's 75 s, so that it is the client who
 /// hangs up.
@@ -76,6 +77,16 @@ pub struct HttpBackend {
     idle: Mutex<Vec<Idle>>,
     permits: Semaphore,
     head: Mutex<Option<Head>>,
+    clocks: Mutex<Option<Clocks>>,
+}
+
+/// What the two clocks said at the same moment, but for the way of the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clocks {
+    /// The backend's, to the second.
+    pub theirs: Timestamp,
+    /// This machine's.
+    pub ours: Timestamp,
 }
 
 impl HttpBackend {
@@ -93,8 +104,15 @@ impl HttpBackend {
     /// address goes before both.
     pub fn trusting(address: Address, options: Options, trust: Option<Trust>) -> Self {
         let permits = Semaphore::new(options.connections.clamp(1, Semaphore::MAX_PERMITS));
-        let belief = Belief::from(trust);
-        Self { address, options, belief, idle: Mutex::default(), permits, head: Mutex::default() }
+        Self {
+            address,
+            options,
+            belief: Belief::from(trust),
+            idle: Mutex::default(),
+            permits,
+            head: Mutex::default(),
+            clocks: Mutex::default(),
+        }
     }
 
     /// Takes a connection that was made to this address, and whose other end was checked, for
@@ -108,6 +126,16 @@ impl HttpBackend {
     /// Where the backend is.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The certificate that the server was believed by last, if it speaks TLS.
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.belief.believed()
+    }
+
+    /// What the two clocks said at the last answer.
+    pub fn clocks(&self) -> Option<Clocks> {
+        *self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the server answers at all.
@@ -162,12 +190,18 @@ impl HttpBackend {
             };
             match sender.try_send(request).await {
                 Ok(response) => {
+                    let ours = super::connect::now();
                     let received = answer::receive(&self.address, route, response, limit).await?;
                     self.keep(sender);
+                    if let Some(theirs) = received.date() {
+                        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+                        *clocks = Some(Clocks { theirs, ours });
+                    }
                     return Ok(received);
                 }
                 Err(mut error) => {
                     tries += 1;
+                    self.drop_shared();
                     match error.take_message() {
                         Some(unsent) if kept || tries < self.options.tries => request = unsent,
                         Some(_) => return Err(fault::hung_up(&self.address, route, false)),
@@ -193,6 +227,12 @@ impl HttpBackend {
                 return Some(sender);
             }
         }
+    }
+
+    /// The shared connection is not the next try's: it may take long to know that it has ended.
+    fn drop_shared(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|kept| kept.sender.share().is_none());
     }
 
     fn keep(&self, sender: Sender) {

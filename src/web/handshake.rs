@@ -33,7 +33,9 @@ pub enum Why {
     NotYetValid,
     /// Another certificate is pinned.
     NotThePinned,
-    /// Its certificate or its signature is wrong in another way.
+    /// A signature does not hold: that on the certificate, or the one that proves its key.
+    BadSignature,
+    /// Its certificate is wrong in another way.
     BadCertificate(String),
     /// It does not speak TLS.
     NotTls,
@@ -53,6 +55,10 @@ impl fmt::Display for Why {
             Self::Expired => f.write_str("its certificate has expired"),
             Self::NotYetValid => f.write_str("its certificate is not valid yet"),
             Self::NotThePinned => f.write_str("its certificate is not the pinned one"),
+            Self::BadSignature => f.write_str(
+                "its certificate is not signed by the issuer that it names, or it does not hold \
+                 the certificate's key",
+            ),
             Self::BadCertificate(why) => write!(f, "its certificate cannot be used: {why}"),
             Self::NotTls => f.write_str("it does not speak TLS on that port"),
             Self::Failed(why) => write!(f, "the TLS handshake failed: {why}"),
@@ -117,6 +123,7 @@ fn why(error: &io::Error, pinned: bool) -> Why {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 Why::NotYetValid
             }
+            CertificateError::BadSignature => Why::BadSignature,
             other => Why::BadCertificate(plain(&other.to_string())),
         },
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => Why::NotTls,

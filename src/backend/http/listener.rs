@@ -178,7 +178,9 @@ impl Accepting {
             Open::Tls(socket, config) => {
                 let (stream, from) = socket.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Some((Stream::Tls(stream, config.clone()), Peer::Address(from.ip()))))
+                // Where both versions of IP are listened to, an IPv4 address comes as one of IPv6.
+                let peer = Peer::Address(from.ip().to_canonical());
+                Ok(Some((Stream::Tls(stream, config.clone()), peer)))
             }
             Open::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;

@@ -198,6 +198,31 @@ mod tests {
         assert!(scene.refusal().contains("chmod go-w"));
     }
 
+    #[tokio::test]
+    async fn files_are_looked_at_again_by_themselves() {
+        let scene = Scene::new();
+        let shown = ServerCertificate::of_files(&scene.files).unwrap();
+        let first = shown.pin();
+        let hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+        let every = Duration::from_millis(5);
+        let files = scene.files.clone();
+        let follow = follow(shown.clone(), files, every, hangup.unwrap(), || Timestamp(0));
+        let follow = tokio::spawn(follow);
+        let (certificate, key) = super::super::make(&["localhost".into()], Timestamp(0)).unwrap();
+        let second = crate::web::CertificatePin::of(&certificate);
+        scene.write("cert.pem", "CERTIFICATE", &certificate, 0o644);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(shown.pin(), first, "a certificate without its key is shown");
+        scene.write("key.pem", "PRIVATE KEY", &key, 0o600);
+        let changed = async {
+            while shown.pin() != second {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), changed).await.expect("it is not shown");
+        follow.abort();
+    }
+
     #[test]
     fn links_are_followed_and_what_they_lead_to_is_looked_at() {
         let mut scene = Scene::new();

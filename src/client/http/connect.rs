@@ -1,7 +1,7 @@
 //! Connecting: a few bounded tries, and before anything is sent the check of who listens: by its
 //! certificate over TLS, by the kernel's word over a Unix socket. Must never go over to plain HTTP.
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::http::uri::Authority;
@@ -11,7 +11,7 @@ use super::sender::{H2, Sender};
 use super::{Address, Options, Unreachable, belief, fault};
 use crate::core::problem::{Answer, Problem};
 use crate::web::handshake::{self, words};
-use crate::web::{Trust, TrustError, dial};
+use crate::web::{Certificate, Trust, TrustError, dial};
 
 /// Longest that one try to connect to another machine takes, where the options say less: finding
 /// its address and the TLS handshake are in it.
@@ -19,12 +19,22 @@ const FAR: Duration = Duration::from_secs(5);
 
 /// Whom to believe, read when it is first asked for.
 #[derive(Default)]
-pub struct Belief(OnceLock<Trust>);
+pub struct Belief {
+    trust: OnceLock<Trust>,
+    /// The certificate that was believed last.
+    believed: Mutex<Option<Certificate>>,
+}
 
 impl Belief {
     /// Nobody but these, where an address pins no certificate.
     pub fn from(trust: Option<Trust>) -> Self {
-        Self(trust.map_or_else(OnceLock::new, OnceLock::from))
+        let trust = trust.map_or_else(OnceLock::new, OnceLock::from);
+        Self { trust, believed: Mutex::default() }
+    }
+
+    /// The certificate that was believed last.
+    pub fn believed(&self) -> Option<Certificate> {
+        self.believed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The pinned certificate, or whom this machine trusts.
@@ -32,11 +42,11 @@ impl Belief {
         if let Address::Tls { pin: Some(pin), .. } = address {
             return Ok(Trust::pinned(*pin));
         }
-        match self.0.get() {
+        match self.trust.get() {
             Some(trust) => Ok(trust.clone()),
             None => {
                 let machine = Trust::machine()?;
-                Ok(self.0.get_or_init(|| machine).clone())
+                Ok(self.trust.get_or_init(|| machine).clone())
             }
         }
     }
@@ -106,6 +116,7 @@ async fn open(address: &Address, within: Duration, belief: &Belief) -> Result<Se
             let secured = secured.map_err(|refused| {
                 belief::failed(address, refused, crate::client::connect::now())
             })?;
+            *belief.believed.lock().unwrap_or_else(PoisonError::into_inner) = secured.certificate;
             match secured.alpn.as_deref() {
                 Some(H2) => {
                     let authority: Authority =
