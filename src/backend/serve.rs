@@ -16,7 +16,6 @@ use super::oidc::{OpenId, OpenIdSettings};
 use super::store::{Options, SledStore, Store, StoreError};
 use super::tls::{self, CertificateError, CertificateFiles, ServerCertificate};
 use super::vault::{Settings, Vault, VaultError};
-use crate::core::backend::AccountBackend;
 use crate::core::problem::Problem;
 use crate::core::types::BackendId;
 use crate::harden::{self, HardenError, Profile};
@@ -259,7 +258,7 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
     let sweeper = tokio::spawn(sweep_forever(vault.clone()));
     let for_peers = vault.clone();
     let make_backend: MakeBackend =
-        Arc::new(move |peer| Arc::new(for_peers.for_peer(peer)) as Arc<dyn AccountBackend>);
+        Arc::new(move |peer, proof| Arc::new(for_peers.for_peer(peer).proving(proof)));
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}

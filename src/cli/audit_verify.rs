@@ -128,6 +128,7 @@ mod tests {
             master_key: PublicKey(key(seed).public_key().as_ref().try_into().unwrap()),
             identity: "unix:0".into(),
             presence: "none".into(),
+            presence_reset: None,
             wallet: WalletAddress([0; 20]),
             child: false,
             expires_at: Timestamp(0),

@@ -1,8 +1,11 @@
 //! The machine that a command really runs on: its connection by [`crate::client`].
+use std::sync::{Arc, Mutex, PoisonError};
+
 use async_trait::async_trait;
 
 use super::clock::now;
 use super::examine;
+use super::passphrase::Person;
 use super::session::{Daemon, Defaults, Fact, Link, Machine, SessionPlace, Wanted, WantedDaemon};
 use crate::client::beside::{self, Asked};
 use crate::client::config::Names;
@@ -10,6 +13,7 @@ use crate::client::connect::{self, Connection, Options, StopOutcome};
 use crate::client::doctor;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
+use crate::core::presence::Reset;
 use crate::core::problem::{Answer, Code};
 use crate::core::sign_in::{Flow, SignInNews, Tell};
 use crate::core::token::SessionToken;
@@ -19,7 +23,10 @@ use crate::harden;
 /// This machine.
 pub struct ThisMachine;
 
-struct Reached(Connection);
+struct Reached {
+    connection: Connection,
+    presence_reset: Mutex<Option<Reset>>,
+}
 
 fn options(wanted: &Wanted) -> Options {
     Options { backend: wanted.backend.clone(), verbose: wanted.verbose }
@@ -37,7 +44,8 @@ fn defaults(names: &Names) -> Defaults {
 #[async_trait(?Send)]
 impl Machine for ThisMachine {
     async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>> {
-        Ok(Box::new(Reached(connect::connect(&options(wanted)).await?)))
+        let connection = connect::connect(&options(wanted)).await?.asking(Arc::new(Person));
+        Ok(Box::new(Reached { connection, presence_reset: Mutex::default() }))
     }
 
     async fn daemon(&self, wanted: &WantedDaemon) -> Answer<Option<Daemon>> {
@@ -70,60 +78,68 @@ impl Machine for ThisMachine {
 #[async_trait(?Send)]
 impl Link for Reached {
     fn backend(&self) -> &dyn AccountBackend {
-        self.0.backend()
+        self.connection.backend()
     }
 
     fn address(&self) -> String {
-        self.0.address()
+        self.connection.address()
     }
 
     fn chosen_by(&self) -> &'static str {
-        self.0.chosen_by()
+        self.connection.chosen_by()
     }
 
     async fn session(&self) -> Answer<SessionToken> {
-        if let Err(problem) = self.0.session().await {
+        if let Err(problem) = self.connection.session().await {
             // Whoever is not signed in at a backend that is not there wants to know the latter.
             if problem.code == Code::Unauthorized {
-                self.0.http().version().await?;
+                self.connection.http().version().await?;
             }
             return Err(problem);
         }
         // That a stored session has ended shows when it is used; a private backend's is then
         // made anew, once, here, and holds for the rest of the command.
-        self.0.with_session(async |backend, session| backend.who_am_i(session).await).await?;
-        self.0.session().await
+        let me = self
+            .connection
+            .with_session(async |backend, session| backend.who_am_i(session).await)
+            .await?;
+        *self.presence_reset.lock().unwrap_or_else(PoisonError::into_inner) = me.presence_reset;
+        self.connection.session().await
     }
 
     async fn sign_in(&self, proof: IdentityProof) -> Answer<()> {
-        self.0.sign_in(proof).await.map(drop)
+        self.connection.sign_in(proof).await.map(drop)
     }
 
     async fn sign_in_by_issuer(&self, flow: Flow, tell: Tell<'_>) -> Answer<SignInNews> {
-        let signed_in = self.0.sign_in_by_issuer(flow, tell).await?;
+        let signed_in = self.connection.sign_in_by_issuer(flow, tell).await?;
         Ok(signed_in.news.unwrap_or_default())
     }
 
     async fn remember_head(&self) -> Answer<()> {
-        self.0.remember_head().await
+        self.connection.remember_head().await
     }
 
     fn seen_head(&self, account: AccountId) -> Option<Head> {
-        self.0.seen_head(account)
+        self.connection.seen_head(account)
+    }
+
+    fn presence_reset(&self) -> Option<Reset> {
+        self.presence_reset.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn session_place(&self) -> SessionPlace {
-        match self.0.session_place() {
+        match self.connection.session_place() {
             connect::SessionPlace::Keyring => SessionPlace::Keyring,
             connect::SessionPlace::File(path) => SessionPlace::File(path),
         }
     }
 
     fn defaults(&self) -> Defaults {
-        defaults(&self.0.config().names)
+        defaults(&self.connection.config().names)
     }
 
     fn notes(&self) -> Vec<String> {
-        self.0.notes().to_vec()
+        self.connection.notes().to_vec()
     }
 }

@@ -10,6 +10,7 @@ use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
 use crate::core::holder::SessionHolder;
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
+use crate::core::presence::Reset;
 use crate::core::problem::Answer;
 use crate::core::sign_in::{Flow, SignInNews, Tell};
 use crate::core::token::SessionToken;
@@ -108,6 +109,9 @@ pub trait Link {
 
     /// The highest head that this client has seen of an account.
     fn seen_head(&self, account: AccountId) -> Option<Head>;
+
+    /// A reset of the presence level that was asked for, as the session's check showed it.
+    fn presence_reset(&self) -> Option<Reset>;
 
     /// Where the session is kept.
     fn session_place(&self) -> SessionPlace;

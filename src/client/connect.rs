@@ -2,10 +2,11 @@
 //! session that goes with it and what was seen of its audit log.
 //!
 //! Must never send a session to another backend than the one that gave it.
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::config::{Chooser, Config};
+use super::guard::{Asker, MasterGuard};
 use super::heads::{Heads, Standing};
 use super::http::{Address, HttpBackend, Options as HttpOptions};
 use super::places::Places;
@@ -132,6 +133,12 @@ pub async fn connect_to(
 }
 
 impl Connection {
+    /// The same, where the person is asked by `asker` for what the backend demands.
+    pub fn asking(self, asker: Arc<dyn Asker>) -> Self {
+        let guard = MasterGuard::new(asker, self.address.clone());
+        Self { backend: self.backend.guarded(Arc::new(guard)), ..self }
+    }
+
     /// The backend.
     pub fn backend(&self) -> &dyn AccountBackend {
         &self.backend

@@ -11,10 +11,11 @@ mod ask;
 mod belief;
 mod connect;
 mod fault;
+mod guard;
 mod methods;
 mod sender;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -26,6 +27,7 @@ use self::answer::Received;
 use self::ask::Ask;
 use self::connect::Belief;
 pub use self::fault::{Unreachable, is_unreachable};
+pub use self::guard::Guard;
 use self::sender::{Idle, Sender};
 use crate::core::audit::Head;
 use crate::core::problem::{Answer, Problem};
@@ -77,6 +79,7 @@ pub struct HttpBackend {
     idle: Mutex<Vec<Idle>>,
     permits: Semaphore,
     head: Mutex<Option<Head>>,
+    guard: Option<Arc<dyn Guard>>,
     clocks: Mutex<Option<Clocks>>,
 }
 
@@ -112,7 +115,13 @@ impl HttpBackend {
             permits,
             head: Mutex::default(),
             clocks: Mutex::default(),
+            guard: None,
         }
+    }
+
+    /// The same with a guard before every act that raises what someone may do.
+    pub fn guarded(self, guard: Arc<dyn Guard>) -> Self {
+        Self { guard: Some(guard), ..self }
     }
 
     /// Takes a connection that was made to this address, and whose other end was checked, for

@@ -55,6 +55,8 @@ pub enum Action {
     Fund,
     /// An amount was taken from the ledger.
     Debit,
+    /// The presence level was set, or its reset was asked for or taken back.
+    Presence,
 }
 
 /// How it ended.

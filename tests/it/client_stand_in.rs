@@ -80,6 +80,7 @@ impl State {
                 master_key: PublicKey([4; 32]),
                 identity: "unix:0".to_owned(),
                 presence: "none".to_owned(),
+                presence_reset: None,
                 wallet: WalletAddress([3; 20]),
                 child: false,
                 expires_at: Timestamp(1),

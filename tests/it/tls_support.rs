@@ -213,7 +213,9 @@ pub struct Served {
 
 impl Served {
     pub fn vault(vault: Vault, certificate: &Arc<ServerCertificate>, limits: Limits) -> Self {
-        Self::start(Arc::new(move |peer| Arc::new(vault.for_peer(peer))), certificate, limits)
+        let make: MakeBackend =
+            Arc::new(move |peer, proof| Arc::new(vault.for_peer(peer).proving(proof)));
+        Self::start(make, certificate, limits)
     }
 
     pub fn start(make: MakeBackend, shown: &Arc<ServerCertificate>, limits: Limits) -> Self {

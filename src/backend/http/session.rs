@@ -125,7 +125,8 @@ mod tests {
         let says = Ticket { flow: Flow::Code, until: Timestamp(1), random: [1; 16] };
         let ticket = SignInTicket::new(says, |_| [2; 16]);
         let with = |token: &str| format!(r#"{{{token}"ticket":"{}"}}"#, ticket.expose());
-        let (given, _) = proof(&with(r#""auth_token":"a.b.c","#)).ok().unwrap();
+        let both = with(r#""auth_token":"a.b.c","#);
+        let (given, _) = proof(&both).ok().unwrap();
         assert!(matches!(given, IdentityProof::IdToken { token, .. } if token.len() == 5));
         assert!(proof(&with("")).is_err(), "a ticket alone proves nothing");
     }

@@ -12,6 +12,7 @@ use crate::backend::store::Check;
 use crate::core::audit::{Action, Actor, GENESIS, Head, Outcome, Role};
 use crate::core::backend::{ClientInfo, IdentityProof, Minted, WhoAmI};
 use crate::core::frame::Frame;
+use crate::core::presence::Level;
 use crate::core::problem::Answer;
 use crate::core::sign_in::SignInNews;
 use crate::core::token::SessionToken;
@@ -136,7 +137,10 @@ impl Inner {
             identity: identity.to_owned(),
             master_public,
             master_seed,
-            presence: "none".to_owned(),
+            presence: Level::None.to_string(),
+            presence_since: None,
+            passphrase: None,
+            reset: None,
             agents: 0,
             created_at: now,
         };
@@ -246,6 +250,7 @@ impl Inner {
             master_key: account.master_public,
             identity: account.identity.clone(),
             presence: account.presence.clone(),
+            presence_reset: account.reset.clone().filter(|reset| access.now < reset.until),
             wallet: access.agent.as_ref().map_or(account.wallet, |agent| agent.row.wallet),
             child: access.agent.is_some(),
             expires_at: match row.kind {

@@ -9,6 +9,7 @@ use crate::core::audit::{Action, Outcome};
 use crate::core::backend::AgentSummary;
 use crate::core::identity::{AgentIdentity, Alias};
 use crate::core::payment::Layer;
+use crate::core::presence::Act;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::Scope;
 use crate::core::types::{ChildKeys, WalletAddress};
@@ -77,16 +78,8 @@ impl Inner {
 
     fn push_agent_count(&self, access: &Access, by: i32, proposal: &mut Proposal) -> Answer<()> {
         let old = &access.account.row;
-        let row = AccountRow {
-            id: old.id,
-            wallet: old.wallet,
-            identity: old.identity.clone(),
-            master_public: old.master_public,
-            master_seed: old.master_seed.clone(),
-            presence: old.presence.clone(),
-            agents: old.agents.saturating_add_signed(by),
-            created_at: old.created_at,
-        };
+        let agents = old.agents.saturating_add_signed(by);
+        let row = AccountRow { agents, ..AccountRow::clone(old) };
         proposal.checks.push(access.account.unchanged());
         proposal.writes.push(self.put(access.account.key.clone(), &row)?);
         Ok(())
@@ -138,6 +131,7 @@ impl Inner {
         row.revoked = None;
         let mut proposal = access.unchanged();
         proposal.checks.push(agent.unchanged());
+        self.present(access, &Act::Reinstate { agent: identity }, &mut proposal).await?;
         proposal.writes.push(self.put(agent.key.clone(), &row)?);
         proposal.events.push(access.event(Action::Reinstate, Outcome::Allowed).of(&row));
         self.propose(proposal).await

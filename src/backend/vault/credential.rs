@@ -9,6 +9,7 @@ use crate::backend::store::{Check, Write};
 use crate::core::audit::{Action, Outcome};
 use crate::core::backend::{CredentialSummary, MAX_CREDENTIAL, Release, ShieldingKey};
 use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::presence::Act;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::{MAX_SERVICES, Scope};
 use crate::core::seal::{self, Purpose, SealError};
@@ -314,10 +315,12 @@ impl Inner {
             }
             Err(Refusal::Plain(problem)) => return Err(problem),
         };
-        let plain = self.reveal(&credential, &agent.row)?;
         let mut proposal = access.unchanged_with(&agent);
         proposal.checks.push(credential.unchanged());
-        let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row);
+        let act = Act::Read { agent: identity, service };
+        let shown = self.present(access, &act, &mut proposal).await?;
+        let plain = self.reveal(&credential, &agent.row)?;
+        let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row).shown(shown);
         proposal.events.push(event.service(&credential.row.service));
         Ok(self.propose(proposal).await?.then_some(plain))
     }
@@ -336,12 +339,14 @@ impl Inner {
         };
         let scope = access.scope_for(&agent.row);
         let mut proposal = access.unchanged_with(&agent);
+        let act = Act::ReadAll { agent: identity };
+        let shown = self.present(access, &act, &mut proposal).await?;
         let mut releases = Vec::new();
         for credential in self.credentials_of(&agent.row).await? {
             if !scope.allows(&credential.row.service) {
                 continue;
             }
-            let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row);
+            let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row).shown(shown);
             proposal.events.push(event.service(&credential.row.service));
             proposal.checks.push(credential.unchanged());
             releases.push(Release {

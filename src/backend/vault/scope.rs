@@ -7,6 +7,7 @@ use super::{Inner, Loaded};
 use crate::core::audit::{Action, Outcome};
 use crate::core::backend::AgentSummary;
 use crate::core::identity::AgentIdentity;
+use crate::core::presence::Act;
 use crate::core::problem::Answer;
 use crate::core::scope::Scope;
 
@@ -40,6 +41,10 @@ impl Inner {
             return Ok(Some(agent.row.summary()));
         }
         let mut proposal = access.unchanged();
+        if !scope.within(&agent.row.scope) {
+            let act = Act::SetScope { agent: identity, scope };
+            self.present(access, &act, &mut proposal).await?;
+        }
         let next = self.push_scope(&agent, scope, &mut proposal)?;
         let event = access.event(Action::ScopeChange, Outcome::Allowed).of(&next);
         proposal.events.push(event.detail(format!("{scope}; before: {}", agent.row.scope)));

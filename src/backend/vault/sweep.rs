@@ -20,6 +20,9 @@ pub const GUESSES: u8 = b'l';
 /// See [`REQUEST`].
 pub const USED_TOKEN: u8 = b'u';
 
+/// See [`REQUEST`].
+pub const SPENT: u8 = b'x';
+
 /// Ended sessions are remembered this long, so that their holders are told why.
 const SESSION_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 /// Notes that one pass looks at.
@@ -80,6 +83,7 @@ impl Inner {
                 RENEWAL => self.sweep_renewal(id, &mut proposal).await?,
                 GUESSES => self.sweep_guesses(id, now, &mut proposal).await?,
                 USED_TOKEN => self.sweep_token(id, now, &mut proposal).await?,
+                SPENT => proposal.writes.push(Write::Delete(keys::spent(id))),
                 _ => {}
             }
         }
