@@ -11,13 +11,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::clock::{Clock, Entropy, SystemClock};
 use super::custody::{self, CustodyChoice, CustodyError, Surroundings};
 use super::http::{self, BindError, Limits, ListenAddress, Listener, MakeBackend};
+use super::judge::TokenJudge;
+use super::oidc::{OpenId, OpenIdSettings};
 use super::store::{Options, SledStore, Store, StoreError};
 use super::tls::{self, CertificateError, CertificateFiles, ServerCertificate};
 use super::vault::{Settings, Vault, VaultError};
 use crate::core::problem::Problem;
 use crate::core::types::BackendId;
 use crate::harden::{self, HardenError, Profile};
-use crate::web::{CertificatePin, Host};
+use crate::web::{CertificatePin, Fetcher, Host};
 
 /// How often what is over by time is cleared away.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -58,6 +60,8 @@ pub struct ServeOptions {
     pub root_key: CustodyChoice,
     /// A descriptor to read the passphrase from.
     pub passphrase_fd: Option<i32>,
+    /// By whom people sign in, beside the Unix socket.
+    pub openid: Option<OpenIdSettings>,
     /// How the log looks.
     pub log: LogFormat,
 }
@@ -210,15 +214,21 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
         .await
         .map_err(|e| ServeError::Serve(io::Error::other(e)))??;
     let store = Arc::new(store);
+    let openid = options.openid.clone();
+    let judge = options.openid.map(|openid| OpenId::new(openid, Fetcher::new()));
     let settings = Settings {
         backend_id: BackendId(opened.backend_id),
         dev: opened.dev,
         clock: Arc::new(SystemClock::default()),
         entropy: Entropy::system(),
+        judge: judge.map(|judge| Arc::new(judge) as Arc<dyn TokenJudge>),
     };
     let shared: Arc<dyn Store> = store.clone();
     let vault = Vault::open(shared, opened.root.expose(), settings).await?;
     drop(opened.root);
+    if let Some(openid) = &openid {
+        say_who_may_sign_in(openid, &vault).await;
+    }
 
     let certificate = match options.tls {
         Some(TlsChoice::SelfSigned) => Some(self_signed(&vault, &options.listen).await?),
@@ -268,6 +278,29 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
     // The sockets' places are free only now, when the store is closed.
     drop(stopped);
     Ok(())
+}
+
+fn who_may_sign_in(openid: &OpenIdSettings, owned: bool) -> &'static str {
+    match (openid.has_list(), owned) {
+        (true, _) => "those may sign in whom --oidc-allow names",
+        (false, true) => "those may sign in who have an account here, and nobody else",
+        (false, false) => {
+            "nobody owns this backend yet: the first to sign in by the issuer will own it"
+        }
+    }
+}
+
+async fn say_who_may_sign_in(openid: &OpenIdSettings, vault: &Vault) {
+    let issuer = openid.issuer();
+    match vault.is_owned().await {
+        Ok(owned) if openid.has_list() || owned => {
+            tracing::info!(issuer, "{}", who_may_sign_in(openid, owned));
+        }
+        Ok(owned) => tracing::warn!(issuer, "{}", who_may_sign_in(openid, owned)),
+        Err(problem) => {
+            tracing::warn!(issuer, problem = %problem, "who owns this backend is unknown")
+        }
+    }
 }
 
 /// The certificate that this backend made when it was first told to.

@@ -3,7 +3,7 @@ use super::daemon_facts;
 use super::session::{Fact, SessionPlace};
 use crate::client::connect;
 use crate::client::doctor::{
-    BackendFacts, BackendState, CertificateFacts, Clocks, Facts, KeyringState, RootKey,
+    BackendFacts, BackendState, CertificateFacts, Clocks, Facts, IssuerFacts, KeyringState, RootKey,
 };
 use crate::core::backend::WhoAmI;
 use crate::core::pin::Fingerprint;
@@ -34,6 +34,7 @@ pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
         out.push(self::version(version, *wire));
     }
     out.extend(found.backend.clocks.as_ref().map(clocks));
+    out.extend(found.issuer.as_ref().map(issuer));
     out.push(keyring(&found.keyring));
     let place = match &found.session.place {
         connect::SessionPlace::Keyring => SessionPlace::Keyring,
@@ -177,6 +178,24 @@ fn version(theirs: &str, wire: u64) -> Fact {
         );
     }
     Fact::good("version", format!("both sides are {ours}, wire {wire}"))
+}
+
+fn issuer(found: &IssuerFacts) -> Fact {
+    let by = match &found.flows {
+        Err(problem) => return broken("issuer", problem),
+        Ok((true, true)) => "agentkeys init, with --device or without",
+        Ok((true, false)) => "agentkeys init; it has no device flow",
+        Ok((false, true)) => "agentkeys init --device; it has no flow for browsers",
+        Ok((false, false)) => {
+            let fix = "the backend's operator looks at serve --oidc-issuer";
+            return Fact::broken(
+                "issuer",
+                format!("{} has no flow to sign in by", found.name),
+                fix,
+            );
+        }
+    };
+    Fact::good("issuer", format!("{} answers; sign in by {by}", found.name))
 }
 
 fn keyring(state: &KeyringState) -> Fact {

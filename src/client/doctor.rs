@@ -15,12 +15,15 @@ use super::http::{Address, HttpBackend, Options as HttpOptions};
 use super::places::Places;
 use super::private::Private;
 use super::sessions::{SessionPlace, Sessions};
+use super::sign_in::issuer::Issuer;
 use crate::core::backend::{AccountBackend, WhoAmI};
 use crate::core::holder::{Refusal, SessionHolder, Standing};
 use crate::core::identity::Alias;
 use crate::core::problem::{Answer, Problem};
+use crate::core::sign_in::Flow;
 use crate::core::types::Timestamp;
 use crate::keyring::{BusAddress, Keyring, KeyringError};
+use crate::web::Fetcher;
 
 /// Largest `root.json`, in bytes.
 const MAX_ROOT: usize = 16 * 1024;
@@ -36,6 +39,8 @@ pub struct Facts {
     pub config: Answer<Config>,
     /// The backend.
     pub backend: BackendFacts,
+    /// The issuer that the backend names; absent where it names none.
+    pub issuer: Option<IssuerFacts>,
     /// The desktop's keyring.
     pub keyring: KeyringState,
     /// This user's session.
@@ -96,6 +101,15 @@ pub enum BackendState {
     NotStarted,
     /// It does not, and why.
     Fails(crate::core::problem::Problem),
+}
+
+/// The issuer by which one signs in at the backend.
+pub struct IssuerFacts {
+    /// Its name, as the backend gives it.
+    pub name: String,
+    /// What its discovery document says to this machine: whether it has the flow in a browser, and
+    /// the one on any device.
+    pub flows: Answer<(bool, bool)>,
 }
 
 /// The desktop's keyring, as a session or a root key would find it.
@@ -169,12 +183,16 @@ pub async fn facts(options: &Options) -> Answer<Facts> {
 /// The same for given places and settings, with the keyring on `bus`.
 pub async fn facts_of(places: Places, config: Answer<Config>, bus: Option<BusAddress>) -> Facts {
     let (backend, http) = backend_facts(&places, config.as_ref().ok()).await;
+    let issuer = match &http {
+        Some(http) if !backend.private => issuer_facts(http).await,
+        _ => None,
+    };
     let keyring = keyring_state(bus.as_ref()).await;
     let session = session_facts(Sessions::with_bus(&places, bus), http.as_ref()).await;
     let root_key = root_key(places.data());
     let log_warnings = log_warnings(&places.log_file());
     let daemons = daemons(&places).await;
-    Facts { places, config, backend, keyring, session, root_key, daemons, log_warnings }
+    Facts { places, config, backend, issuer, keyring, session, root_key, daemons, log_warnings }
 }
 
 async fn backend_facts(
@@ -228,6 +246,15 @@ async fn backend_facts(
             (facts, None)
         }
     }
+}
+
+/// Nothing is made of a sign-in that is only begun. A backend without an issuer says so.
+async fn issuer_facts(http: &HttpBackend) -> Option<IssuerFacts> {
+    let start = http.begin_sign_in(Flow::Code).await.ok()?;
+    let found = Issuer::discover(Fetcher::new(), &start.issuer).await;
+    let flows =
+        found.map(|issuer| (issuer.authorization.is_some(), issuer.device_authorization.is_some()));
+    Some(IssuerFacts { name: start.issuer, flows })
 }
 
 fn certificate_facts(http: &HttpBackend) -> Option<CertificateFacts> {

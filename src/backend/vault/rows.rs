@@ -181,6 +181,22 @@ pub struct ProofRow {
     pub account: AccountId,
 }
 
+/// That somebody owns the backend.
+#[derive(Serialize, Deserialize)]
+pub struct OwnerRow {
+    /// The first account.
+    pub account: AccountId,
+}
+
+/// An ID token that was used.
+#[derive(Serialize, Deserialize)]
+pub struct UsedTokenRow {
+    /// Hash of what the issuer signed.
+    pub hash: Hash32,
+    /// Until when it would be accepted again.
+    pub until: Timestamp,
+}
+
 /// One version of a credential.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct CredentialRow {
