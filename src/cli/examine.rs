@@ -233,6 +233,7 @@ mod tests {
             master_key: PublicKey([0; 32]),
             identity: "unix:1000".into(),
             presence: "none".into(),
+            set_back: None,
             wallet: WalletAddress([0; 20]),
             child: false,
             expires_at: Timestamp(expires_at),

@@ -1,4 +1,6 @@
 //! The machine that a command really runs on: its connection by [`crate::client`].
+use std::sync::OnceLock;
+
 use async_trait::async_trait;
 
 use super::clock::now;
@@ -8,9 +10,11 @@ use crate::client::beside::{self, Asked};
 use crate::client::config::Names;
 use crate::client::connect::{self, Connection, Options, StopOutcome};
 use crate::client::doctor;
+use crate::client::heads::SeenHead;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
 use crate::core::problem::{Answer, Code};
+use crate::core::set_back::{self, SetBack};
 use crate::core::token::SessionToken;
 use crate::core::types::AccountId;
 use crate::harden;
@@ -18,7 +22,11 @@ use crate::harden;
 /// This machine.
 pub struct ThisMachine;
 
-struct Reached(Connection);
+struct Reached {
+    connection: Connection,
+    /// What the backend had on record when the command began.
+    set_back: OnceLock<SetBack>,
+}
 
 fn options(wanted: &Wanted) -> Options {
     Options { backend: wanted.backend.clone(), verbose: wanted.verbose }
@@ -36,7 +44,8 @@ fn defaults(names: &Names) -> Defaults {
 #[async_trait(?Send)]
 impl Machine for ThisMachine {
     async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>> {
-        Ok(Box::new(Reached(connect::connect(&options(wanted)).await?)))
+        let connection = connect::connect(&options(wanted)).await?;
+        Ok(Box::new(Reached { connection, set_back: OnceLock::new() }))
     }
 
     async fn daemon(&self, wanted: &WantedDaemon) -> Answer<Option<Daemon>> {
@@ -69,55 +78,72 @@ impl Machine for ThisMachine {
 #[async_trait(?Send)]
 impl Link for Reached {
     fn backend(&self) -> &dyn AccountBackend {
-        self.0.backend()
+        self.connection.backend()
     }
 
     fn address(&self) -> String {
-        self.0.address()
+        self.connection.address()
     }
 
     fn chosen_by(&self) -> &'static str {
-        self.0.chosen_by()
+        self.connection.chosen_by()
     }
 
     async fn session(&self) -> Answer<SessionToken> {
-        if let Err(problem) = self.0.session().await {
+        if let Err(problem) = self.connection.session().await {
             // Whoever is not signed in at a backend that is not there wants to know the latter.
             if problem.code == Code::Unauthorized {
-                self.0.http().version().await?;
+                self.connection.http().version().await?;
             }
             return Err(problem);
         }
         // That a stored session has ended shows when it is used; a private backend's is then
         // made anew, once, here, and holds for the rest of the command.
-        self.0.with_session(async |backend, session| backend.who_am_i(session).await).await?;
-        self.0.session().await
+        let who = async |backend: &dyn AccountBackend, session: &SessionToken| {
+            backend.who_am_i(session).await
+        };
+        if let Some(found) = self.connection.with_session(who).await?.set_back {
+            let _ = self.set_back.set(found);
+        }
+        self.connection.session().await
     }
 
     async fn sign_in(&self, proof: IdentityProof) -> Answer<()> {
-        self.0.sign_in(proof).await.map(drop)
+        self.connection.sign_in(proof).await.map(drop)
     }
 
-    async fn remember_head(&self) -> Answer<()> {
-        self.0.remember_head().await
+    async fn remember_head(&self) -> Answer<Option<String>> {
+        let said = self.connection.remember_head().await?;
+        match self.set_back.get() {
+            Some(found) => Err(set_back::on_record(found)),
+            None => Ok(said),
+        }
     }
 
-    fn seen_head(&self, account: AccountId) -> Option<Head> {
-        self.0.seen_head(account)
+    fn seen_head(&self, account: AccountId) -> Option<SeenHead> {
+        self.connection.seen_head(account)
+    }
+
+    async fn take_accepted(&self) -> Answer<()> {
+        self.connection.remember_head().await.map(drop)
+    }
+
+    async fn verified(&self, seen: &Head, head: &Head) -> Answer<()> {
+        self.connection.verified(seen, head).await
     }
 
     fn session_place(&self) -> SessionPlace {
-        match self.0.session_place() {
+        match self.connection.session_place() {
             connect::SessionPlace::Keyring => SessionPlace::Keyring,
             connect::SessionPlace::File(path) => SessionPlace::File(path),
         }
     }
 
     fn defaults(&self) -> Defaults {
-        defaults(&self.0.config().names)
+        defaults(&self.connection.config().names)
     }
 
     fn notes(&self) -> Vec<String> {
-        self.0.notes().to_vec()
+        self.connection.notes().to_vec()
     }
 }

@@ -19,6 +19,7 @@ pub mod problem;
 pub mod scope;
 pub mod seal;
 pub mod secret;
+pub mod set_back;
 pub mod token;
 pub mod types;
 pub mod wire;

@@ -15,6 +15,7 @@ use agentkeys::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
 use agentkeys::core::problem::{Answer, Code, Problem};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
+use agentkeys::core::set_back::{Compared, SetBack};
 use agentkeys::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use agentkeys::core::types::*;
 use async_trait::async_trait;
@@ -170,6 +171,12 @@ pub fn who() -> WhoAmI {
         master_key: PublicKey([3; 32]),
         identity: "unix:1000".into(),
         presence: "none".into(),
+        set_back: Some(SetBack {
+            head: head(9),
+            ended: 5,
+            at: Timestamp(7_000),
+            by: "the master session on host \"h\"".into(),
+        }),
         wallet: WalletAddress([7; 20]),
         child: false,
         expires_at: Timestamp(9_000),
@@ -545,6 +552,18 @@ impl AccountBackend for Fake {
     ) -> Answer<AgentSummary> {
         self.note(session, format!("resolve_identity {identity:?}"))?;
         Ok(agent_summary())
+    }
+
+    async fn compare_head(&self, session: Option<&SessionToken>, head: &Head) -> Answer<Compared> {
+        match session {
+            Some(session) => self.note(session, format!("compare_head {}", head.seq))?,
+            None => self.write(format!("compare_head {} without a session", head.seq)),
+        }
+        Ok(Compared { agrees: false, accepted: true })
+    }
+
+    async fn accept_head(&self, session: &SessionToken, head: &Head) -> Answer<()> {
+        self.note(session, format!("accept_head {}", head.seq))
     }
 
     fn last_head(&self) -> Option<Head> {

@@ -29,6 +29,8 @@ mod env;
 mod guessing;
 mod harden;
 mod harden_daemon;
+mod heads_client;
+mod heads_vault;
 mod holder_cli;
 mod holder_shared;
 mod holder_socket;

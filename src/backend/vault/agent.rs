@@ -77,16 +77,8 @@ impl Inner {
 
     fn push_agent_count(&self, access: &Access, by: i32, proposal: &mut Proposal) -> Answer<()> {
         let old = &access.account.row;
-        let row = AccountRow {
-            id: old.id,
-            wallet: old.wallet,
-            identity: old.identity.clone(),
-            master_public: old.master_public,
-            master_seed: old.master_seed.clone(),
-            presence: old.presence.clone(),
-            agents: old.agents.saturating_add_signed(by),
-            created_at: old.created_at,
-        };
+        let agents = old.agents.saturating_add_signed(by);
+        let row = AccountRow { agents, ..AccountRow::clone(old) };
         proposal.checks.push(access.account.unchanged());
         proposal.writes.push(self.put(access.account.key.clone(), &row)?);
         Ok(())
@@ -137,6 +129,7 @@ impl Inner {
         let mut row = AgentRow::clone(&agent.row);
         row.revoked = None;
         let mut proposal = access.unchanged();
+        access.not_set_back(&mut proposal)?;
         proposal.checks.push(agent.unchanged());
         proposal.writes.push(self.put(agent.key.clone(), &row)?);
         proposal.events.push(access.event(Action::Reinstate, Outcome::Allowed).of(&row));

@@ -314,9 +314,14 @@ impl Inner {
             }
             Err(Refusal::Plain(problem)) => return Err(problem),
         };
-        let plain = self.reveal(&credential, &agent.row)?;
         let mut proposal = access.unchanged_with(&agent);
         proposal.checks.push(credential.unchanged());
+        if let Err(problem) = access.not_set_back(&mut proposal) {
+            return self
+                .denied(access, Action::Read, Some(&agent.row), Some(service), problem)
+                .await;
+        }
+        let plain = self.reveal(&credential, &agent.row)?;
         let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row);
         proposal.events.push(event.service(&credential.row.service));
         Ok(self.propose(proposal).await?.then_some(plain))
@@ -336,6 +341,9 @@ impl Inner {
         };
         let scope = access.scope_for(&agent.row);
         let mut proposal = access.unchanged_with(&agent);
+        if let Err(problem) = access.not_set_back(&mut proposal) {
+            return self.denied(access, Action::Read, Some(&agent.row), None, problem).await;
+        }
         let mut releases = Vec::new();
         for credential in self.credentials_of(&agent.row).await? {
             if !scope.allows(&credential.row.service) {

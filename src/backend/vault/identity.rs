@@ -48,6 +48,7 @@ impl Inner {
         let mut row = AgentRow::clone(&agent.row);
         row.identities.push(identity.clone());
         let mut proposal = access.unchanged();
+        access.not_set_back(&mut proposal)?;
         let key = keys::identity(account, &self.identity_mac(identity));
         proposal.checks.push(agent.unchanged());
         proposal.checks.push(Check::Absent(key.clone()));

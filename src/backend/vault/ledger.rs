@@ -66,6 +66,7 @@ impl Inner {
         if amount == 0 {
             return Err(Problem::invalid("amount", "amount wants more than 0"));
         }
+        access.not_set_back(&mut Default::default())?;
         let agent = self.target(access, identity).await?;
         let (_, row) = self.balance_row(&agent.row, layer).await?;
         let mut next = row.as_ref().map_or_else(BalanceRow::default, |row| *row.row);

@@ -40,6 +40,9 @@ impl Inner {
             return Ok(Some(agent.row.summary()));
         }
         let mut proposal = access.unchanged();
+        if !scope.within(&agent.row.scope) {
+            access.not_set_back(&mut proposal)?;
+        }
         let next = self.push_scope(&agent, scope, &mut proposal)?;
         let event = access.event(Action::ScopeChange, Outcome::Allowed).of(&next);
         proposal.events.push(event.detail(format!("{scope}; before: {}", agent.row.scope)));

@@ -146,6 +146,7 @@ impl Inner {
         access.master()?;
         bounded(scope)?;
         let mut proposal = access.unchanged();
+        access.not_set_back(&mut proposal)?;
         let (row, narrower) = match agent {
             Some(identity) => {
                 let agent = self.target(access, identity).await?;

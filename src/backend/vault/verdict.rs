@@ -119,6 +119,7 @@ impl Inner {
         }
         let details = self.details(&request.row)?;
         let mut proposal = access.unchanged();
+        access.not_set_back(&mut proposal)?;
         proposal.checks.push(request.unchanged());
         // Whoever asked must still be who it was: a daemon that was replaced or cut off meanwhile
         // gets nothing by a request that it left behind.
