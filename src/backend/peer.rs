@@ -2,6 +2,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::harden::TerminalSession;
+
 /// The process behind a Unix socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnixPeer {
@@ -9,6 +11,8 @@ pub struct UnixPeer {
     pub uid: u32,
     /// Its process id when it connected, if the kernel says.
     pub pid: Option<i32>,
+    /// Its terminal session when it connected, where there is one and the kernel can tell.
+    pub terminal: Option<TerminalSession>,
     /// Its program, read from `/proc` when it connected.
     pub program: Option<PathBuf>,
 }

@@ -13,7 +13,6 @@ use super::custody::{self, CustodyChoice, CustodyError, Surroundings};
 use super::http::{self, BindError, Limits, ListenAddress, Listener, MakeBackend};
 use super::store::{Options, SledStore, Store, StoreError};
 use super::vault::{Settings, Vault, VaultError};
-use crate::core::backend::AccountBackend;
 use crate::core::types::BackendId;
 use crate::harden::{self, HardenError, Profile};
 
@@ -195,7 +194,7 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
     let sweeper = tokio::spawn(sweep_forever(vault.clone()));
     let for_peers = vault.clone();
     let make_backend: MakeBackend =
-        Arc::new(move |peer| Arc::new(for_peers.for_peer(peer)) as Arc<dyn AccountBackend>);
+        Arc::new(move |peer, proof| Arc::new(for_peers.for_peer(peer).proving(proof)));
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}

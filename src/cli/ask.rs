@@ -36,11 +36,20 @@ fn not_confirmed(why: &str) -> CliError {
 /// The answer is anything else.
 pub fn for_yes(question: &str) -> Result<(), CliError> {
     let said = answer(&format!("{question} [yes/no]"))?;
-    if said.eq_ignore_ascii_case("yes") || said.eq_ignore_ascii_case("y") {
-        Ok(())
-    } else {
-        Err(not_confirmed("the answer was not yes"))
-    }
+    if is_yes(&said) { Ok(()) } else { Err(not_confirmed("the answer was not yes")) }
+}
+
+/// Asks whether to do something more; whatever is not a yes is a no.
+///
+/// # Errors
+/// There was no answer.
+pub fn whether(question: &str) -> Result<bool, Problem> {
+    let said = answer(&format!("{question} [yes/no]"))?;
+    Ok(is_yes(&said))
+}
+
+fn is_yes(said: &str) -> bool {
+    said.eq_ignore_ascii_case("yes") || said.eq_ignore_ascii_case("y")
 }
 
 /// Asks for a certain word, whose case does not matter.

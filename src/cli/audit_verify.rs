@@ -135,6 +135,7 @@ mod tests {
             identity: "unix:0".into(),
             presence: "none".into(),
             set_back: None,
+            presence_reset: None,
             wallet: WalletAddress([0; 20]),
             child: false,
             expires_at: Timestamp(0),

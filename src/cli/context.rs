@@ -98,6 +98,15 @@ impl<'a> Context<'a> {
                 self.verbose(&format!("session {}, kept in {place}", token.id()));
                 // Before anything is done, so that a person who is asked knows it.
                 self.look_at_head(link).await;
+                if let Some(reset) = link.presence_reset() {
+                    let (asked, from) = (reset.asked_at.for_people(), reset.from.for_people());
+                    self.out.warn(&format!(
+                        "a reset of your passphrase was asked for {asked} by {}; from {from} on \
+                         the level may be lowered without it",
+                        reset.by
+                    ));
+                    self.out.warn("if it was not you: agentkeys presence --cancel-reset");
+                }
                 Ok::<_, Problem>(token)
             })
             .await?;

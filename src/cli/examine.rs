@@ -5,6 +5,7 @@ use crate::client::connect;
 use crate::client::doctor::{BackendFacts, BackendState, Facts, KeyringState, RootKey};
 use crate::core::backend::WhoAmI;
 use crate::core::pin::Fingerprint;
+use crate::core::presence::Level;
 use crate::core::problem::Problem;
 use crate::core::types::Timestamp;
 use crate::core::wire::WIRE_VERSION;
@@ -173,14 +174,24 @@ fn session(me: &WhoAmI, place: &SessionPlace) -> Vec<Fact> {
             "unlock or install a Secret Service keyring, then agentkeys init",
         ),
     };
-    let presence = if me.presence == "none" {
-        Fact::warning(
+    let presence = match &me.presence_reset {
+        Some(reset) => Fact::warning(
+            "presence",
+            format!(
+                "level {}, and a reset was asked for {} by {}",
+                me.presence,
+                reset.asked_at.for_people(),
+                reset.by
+            ),
+            "if it was not you: agentkeys presence --cancel-reset",
+        ),
+        None if me.presence == Level::None.as_str() => Fact::warning(
             "presence",
             "level none: any program of your user can read and approve as you can",
-            "let agents run as another user or in a container",
-        )
-    } else {
-        Fact::good("presence", format!("level {}", me.presence))
+            "agentkeys presence passphrase\n\
+             or let agents run as another user or in a container",
+        ),
+        None => Fact::good("presence", format!("level {}", me.presence)),
     };
     let account = Fingerprint::of(me.account, &me.master_key);
     vec![Fact::good("session", who), Fact::good("account", account.to_string()), kept, presence]
@@ -234,6 +245,7 @@ mod tests {
             identity: "unix:1000".into(),
             presence: "none".into(),
             set_back: None,
+            presence_reset: None,
             wallet: WalletAddress([0; 20]),
             child: false,
             expires_at: Timestamp(expires_at),

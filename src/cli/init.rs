@@ -3,12 +3,15 @@ use argh::{ArgsInfo, FromArgs};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::context::Context;
+use super::ask;
+use super::context::{Context, Open};
+use super::presence;
 use super::report::{CliError, usage};
 use super::session::SessionPlace;
 use super::{Checked, Finish};
 use crate::core::backend::IdentityProof;
 use crate::core::pin::Fingerprint;
+use crate::core::presence::Level;
 use crate::core::problem::Problem;
 use crate::core::secret::SecretBytes;
 
@@ -46,6 +49,29 @@ pub fn place(place: &SessionPlace) -> String {
         SessionPlace::Keyring => "the keyring".to_owned(),
         SessionPlace::File(path) => path.display().to_string(),
     }
+}
+
+/// Offers a passphrase where there is none, to a person who sits at the terminal.
+async fn offer_passphrase(
+    context: &Context<'_>,
+    open: Open<'_>,
+    level: &str,
+) -> Result<(), CliError> {
+    if level != Level::None.as_str() || !ask::is_terminal() {
+        return Ok(());
+    }
+    let out = &context.out;
+    out.say("");
+    out.say("Any program that runs as you, an agent's too, could now read your keys and approve");
+    out.say("requests as you can. With a passphrase, the backend asks for it before that.");
+    if !ask::whether("Set a passphrase now?")? {
+        out.say("none is set; later: agentkeys presence passphrase");
+        return Ok(());
+    }
+    let address = context.link().await?.address();
+    presence::set_passphrase(open, &address).await?;
+    out.say("presence level passphrase from now on; agentkeys presence shows and changes it");
+    Ok(())
 }
 
 impl Checked for Init {
@@ -91,6 +117,8 @@ impl Checked for Init {
             out.say(&format!("  account     {fingerprint}"));
             out.say(&format!("  backend     {}", super::report::shown(&link.address())));
             out.say(&format!("  session     in {}", super::report::shown(&kept)));
+            out.say(&format!("  presence    {}", super::report::shown(&me.presence)));
+            offer_passphrase(context, open, &me.presence).await?;
             out.say("next: agentkeys store my-agent openrouter");
         }
         Ok(Finish::Done)

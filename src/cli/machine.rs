@@ -1,10 +1,11 @@
 //! The machine that a command really runs on: its connection by [`crate::client`].
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 
 use super::clock::now;
 use super::examine;
+use super::passphrase::Person;
 use super::session::{Daemon, Defaults, Fact, Link, Machine, SessionPlace, Wanted, WantedDaemon};
 use crate::client::beside::{self, Asked};
 use crate::client::config::Names;
@@ -13,6 +14,7 @@ use crate::client::doctor;
 use crate::client::heads::SeenHead;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
+use crate::core::presence::Reset;
 use crate::core::problem::{Answer, Code};
 use crate::core::set_back::{self, SetBack};
 use crate::core::token::SessionToken;
@@ -26,6 +28,7 @@ struct Reached {
     connection: Connection,
     /// What the backend had on record when the command began.
     set_back: OnceLock<SetBack>,
+    presence_reset: Mutex<Option<Reset>>,
 }
 
 fn options(wanted: &Wanted) -> Options {
@@ -44,8 +47,9 @@ fn defaults(names: &Names) -> Defaults {
 #[async_trait(?Send)]
 impl Machine for ThisMachine {
     async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>> {
-        let connection = connect::connect(&options(wanted)).await?;
-        Ok(Box::new(Reached { connection, set_back: OnceLock::new() }))
+        let connection = connect::connect(&options(wanted)).await?.asking(Arc::new(Person));
+        let (set_back, presence_reset) = (OnceLock::new(), Mutex::default());
+        Ok(Box::new(Reached { connection, set_back, presence_reset }))
     }
 
     async fn daemon(&self, wanted: &WantedDaemon) -> Answer<Option<Daemon>> {
@@ -99,10 +103,13 @@ impl Link for Reached {
         }
         // That a stored session has ended shows when it is used; a private backend's is then
         // made anew, once, here, and holds for the rest of the command.
-        let who = async |backend: &dyn AccountBackend, session: &SessionToken| {
-            backend.who_am_i(session).await
-        };
-        if let Some(found) = self.connection.with_session(who).await?.set_back {
+        let me = self
+            .connection
+            .with_session(async |backend, session| backend.who_am_i(session).await)
+            .await?;
+        *self.presence_reset.lock().unwrap_or_else(PoisonError::into_inner) = me.presence_reset;
+        if let Some(found) = me.set_back {
+            // A command asks once; what stands there already says the same.
             let _ = self.set_back.set(found);
         }
         self.connection.session().await
@@ -130,6 +137,10 @@ impl Link for Reached {
 
     async fn verified(&self, seen: &Head, head: &Head) -> Answer<()> {
         self.connection.verified(seen, head).await
+    }
+
+    fn presence_reset(&self) -> Option<Reset> {
+        self.presence_reset.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn session_place(&self) -> SessionPlace {

@@ -19,6 +19,7 @@ pub mod help;
 pub mod machine;
 pub mod near;
 pub mod output;
+pub mod passphrase;
 pub mod report;
 pub mod request;
 pub mod scopes;
@@ -40,6 +41,7 @@ pub mod init;
 pub mod link;
 pub mod list;
 pub mod pending;
+pub mod presence;
 pub mod quickstart;
 pub mod read;
 pub mod reinstate;
@@ -158,6 +160,7 @@ pub const COMMANDS: &[Command] = &[
     command!("revoke", Agents, revoke::Revoke),
     command!("reinstate", Agents, reinstate::Reinstate),
     command!("teardown", Agents, teardown::Teardown),
+    command!("presence", Agents, presence::SetPresence),
     command!("link", Agents, link::Link),
     command!("unlink", Agents, unlink::Unlink),
     command!("usage", Record, usage::Usage),

@@ -11,6 +11,7 @@ use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
 use crate::core::holder::SessionHolder;
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
+use crate::core::presence::Reset;
 use crate::core::problem::Answer;
 use crate::core::token::SessionToken;
 use crate::core::types::AccountId;
@@ -114,6 +115,9 @@ pub trait Link {
 
     /// Forgets that the log contradicted what was seen: all of it was verified up to `head`.
     async fn verified(&self, seen: &Head, head: &Head) -> Answer<()>;
+
+    /// A reset of the presence level that was asked for, as the session's check showed it.
+    fn presence_reset(&self) -> Option<Reset>;
 
     /// Where the session is kept.
     fn session_place(&self) -> SessionPlace;

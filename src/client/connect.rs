@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::config::{Chooser, Config};
+use super::guard::{Asker, MasterGuard};
 use super::head_watch::{Found, HeadWatch};
 use super::heads::{Heads, SeenHead};
 use super::http::{Address, HttpBackend, Options as HttpOptions};
@@ -125,6 +126,12 @@ pub async fn connect_to(
 }
 
 impl Connection {
+    /// The same, where the person is asked by `asker` for what the backend demands.
+    pub fn asking(self, asker: Arc<dyn Asker>) -> Self {
+        let guard = MasterGuard::new(asker, self.address.clone()).watching(self.watch.clone());
+        Self { backend: self.backend.guarded(Arc::new(guard)), ..self }
+    }
+
     /// The backend.
     pub fn backend(&self) -> &dyn AccountBackend {
         &self.backend

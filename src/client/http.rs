@@ -9,9 +9,10 @@ mod answer;
 mod ask;
 mod connect;
 mod fault;
+mod guard;
 mod methods;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -23,6 +24,7 @@ use self::answer::Received;
 use self::ask::Ask;
 use self::connect::{Idle, Sender};
 pub use self::fault::{Unreachable, is_unreachable};
+pub use self::guard::Guard;
 use crate::core::audit::Head;
 use crate::core::problem::{Answer, Problem};
 use crate::core::wire::{self, Route};
@@ -69,6 +71,7 @@ pub struct HttpBackend {
     idle: Mutex<Vec<Idle>>,
     permits: Semaphore,
     head: Mutex<Option<Head>>,
+    guard: Option<Arc<dyn Guard>>,
 }
 
 impl HttpBackend {
@@ -80,7 +83,13 @@ impl HttpBackend {
     /// The same, trying as hard as `options` say.
     pub fn with_options(address: Address, options: Options) -> Self {
         let permits = Semaphore::new(options.connections.clamp(1, Semaphore::MAX_PERMITS));
-        Self { address, options, idle: Mutex::default(), permits, head: Mutex::default() }
+        let (idle, head) = (Mutex::default(), Mutex::default());
+        Self { address, options, idle, permits, head, guard: None }
+    }
+
+    /// The same with a guard before every act that raises what someone may do.
+    pub fn guarded(self, guard: Arc<dyn Guard>) -> Self {
+        Self { guard: Some(guard), ..self }
     }
 
     /// Takes a connection that was made to this address, and whose other end was checked, for

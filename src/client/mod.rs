@@ -7,6 +7,7 @@ pub mod config;
 pub mod connect;
 pub mod doctor;
 pub mod files;
+pub mod guard;
 pub mod head_watch;
 pub mod heads;
 pub mod holder;

@@ -59,6 +59,8 @@ pub enum Action {
     HeadContradicted,
     /// The master accepted that the log was set back behind such a head.
     HeadAccepted,
+    /// The presence level was set, or its reset was asked for or taken back.
+    Presence,
 }
 
 /// How it ended.

@@ -13,6 +13,7 @@ use super::decision::Decision;
 use super::identity::{AgentIdentity, Alias, ServiceName};
 use super::otp::{Otp, PairCode};
 use super::payment::PaymentRail;
+use super::presence::{NewLevel, Presence, Reset};
 use super::problem::Answer;
 use super::scope::Scope;
 use super::secret::SecretBytes;
@@ -358,6 +359,9 @@ pub struct WhoAmI {
     /// That the account's audit log was set back, which stops what raises rights; for a master.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_back: Option<SetBack>,
+    /// A reset of the presence level that was asked for, for everybody to see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence_reset: Option<Reset>,
     /// The account's wallet for a master, the agent's for a child.
     pub wallet: WalletAddress,
     /// Whether this is a child session.
@@ -512,6 +516,18 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
 
     /// Gives a revoked agent its right back; never a session or key.
     async fn reinstate_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()>;
+
+    /// How it stands with the account's presence.
+    async fn presence(&self, session: &SessionToken) -> Answer<Presence>;
+
+    /// Sets the presence level, or another passphrase.
+    async fn set_presence(&self, session: &SessionToken, new: &NewLevel) -> Answer<Presence>;
+
+    /// Asks to be rid of a passphrase that was lost; it takes days, and everybody sees it.
+    async fn ask_presence_reset(&self, session: &SessionToken) -> Answer<Presence>;
+
+    /// Takes that back.
+    async fn cancel_presence_reset(&self, session: &SessionToken) -> Answer<Presence>;
 
     /// Links a human name to an agent.
     async fn link_identity(

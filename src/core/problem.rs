@@ -6,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Serialize};
 
+use super::presence::Demand;
 use super::types::Malformed;
 
 /// The stable code of a problem; each has one HTTP status.
@@ -138,6 +139,9 @@ pub struct Fields {
     /// agent again helps. Absent when it is not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pair_again: bool,
+    /// What is to be signed before the act is done; absent where no presence is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<Demand>,
 }
 
 /// A problem, boxed so that results stay small.
@@ -163,6 +167,7 @@ impl Problem {
             fix: fix.into(),
             retry_after: None,
             pair_again: false,
+            presence: None,
         }))
     }
 
@@ -175,6 +180,13 @@ impl Problem {
     /// The same, where nothing but pairing the agent again helps.
     pub fn pair_again(mut self) -> Self {
         self.0.pair_again = true;
+        self
+    }
+
+    /// The same, where a proof of presence is wanted.
+    pub fn demanding(mut self, demand: Demand) -> Self {
+        self.0.docs = "docs/errors.md#presence".to_owned();
+        self.0.presence = Some(demand);
         self
     }
 

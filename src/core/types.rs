@@ -192,6 +192,15 @@ fixed_bytes!(
     Nonce, 32, "nonce", ""
 );
 
+fixed_bytes!(
+    /// What a backend wants signed before it does an act that raises what someone may do.
+    Challenge, 40, "challenge", ""
+);
+fixed_bytes!(
+    /// What a passphrase is stretched with. No secret.
+    Salt, 16, "salt", ""
+);
+
 macro_rules! shown_in_debug {
     ($($name:ident),+) => {$(
         impl fmt::Debug for $name {
@@ -212,7 +221,9 @@ shown_in_debug!(
     Hash32,
     PublicKey,
     ChildKeys,
-    Signature
+    Signature,
+    Challenge,
+    Salt
 );
 
 impl fmt::Debug for Nonce {

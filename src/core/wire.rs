@@ -25,6 +25,8 @@ pub const WIRE_VERSION: u64 = 1;
 pub const WIRE_HEADER: &str = "agentkeys-wire";
 /// Header of answers to masters and of renewals: base64 of the signed head's JSON.
 pub const HEAD_HEADER: &str = "agentkeys-head";
+/// Header of requests that raise what someone may do: the proof that its problem demanded.
+pub const PRESENCE_HEADER: &str = "agentkeys-presence";
 /// Header of answers that are problems: what the log calls this request.
 pub const REQUEST_ID_HEADER: &str = "agentkeys-request-id";
 /// How long a long poll waits unless its `wait` says otherwise, in seconds.
@@ -144,6 +146,14 @@ routes! {
     AuthRequestDeny "auth_request_deny" "POST" "/auth-request/deny";
     /// Waits for the signed decision.
     AuthRequestAwait "auth_request_await" "GET" "/auth-request/await";
+    /// How it stands with the account's presence.
+    PresenceShow "presence_show" "GET" "/presence";
+    /// Sets the presence level.
+    PresenceSet "presence_set" "POST" "/presence/set";
+    /// Asks to be rid of a lost passphrase.
+    PresenceReset "presence_reset" "POST" "/presence/reset";
+    /// Takes that back.
+    PresenceCancelReset "presence_cancel_reset" "POST" "/presence/cancel-reset";
     /// Links a human name to an agent.
     IdentityLink "identity_link" "POST" "/identity/link";
     /// Unlinks a human name.

@@ -47,6 +47,7 @@ mod report;
 mod signal;
 mod spawn;
 mod stack;
+mod terminal;
 
 pub use allocator::{WipingAllocator, wipe_freed_memory};
 pub use arena::{SecretMemoryError, SecretMemoryKind, secret_memory_kind};
@@ -69,3 +70,4 @@ pub use report::{Finding, Mechanism, Need, Profile, Report, State, report};
 pub use signal::ProcessHandle;
 pub use spawn::spawn_detached;
 pub use stack::wipe_stack;
+pub use terminal::{TerminalSession, terminal_session_of_peer};

@@ -112,6 +112,7 @@ impl State {
                 identity: "unix:0".to_owned(),
                 presence: "none".to_owned(),
                 set_back: None,
+                presence_reset: None,
                 wallet: WalletAddress([3; 20]),
                 child: false,
                 expires_at: Timestamp(1),
@@ -129,9 +130,7 @@ impl State {
                 let events = events.into_iter().take(1).map(|event| Entry::Event(event.into()));
                 Ok(json(&AuditPage { events: events.collect(), next: None, head }))
             }
-            "/audit/compare" => {
-                Ok(json(&self.compared.ok_or_else(|| problem(Code::Unavailable))?))
-            }
+            "/audit/compare" => Ok(json(&self.compared.ok_or_else(|| problem(Code::Unavailable))?)),
             _ => Err(problem(Code::NotFound)),
         }
     }

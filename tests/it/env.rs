@@ -22,6 +22,7 @@ use agentkeys::core::backend::{
     AccountBackend, AgentSummary, AuditFilter, ClientInfo, IdentityProof, Minted,
 };
 use agentkeys::core::identity::{AgentIdentity, ServiceName};
+use agentkeys::core::presence::Proof;
 use agentkeys::core::problem::{Answer, Code, Problem};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::seal::{self, Purpose};
@@ -96,7 +97,8 @@ impl Open {
             unreachable!("it was bound over TCP")
         };
         let served = vault.clone();
-        let make: http::MakeBackend = Arc::new(move |peer| Arc::new(served.for_peer(peer)));
+        let make: http::MakeBackend =
+            Arc::new(move |peer, proof| Arc::new(served.for_peer(peer).proving(proof)));
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(http::run(vec![listener], make, Limits::default(), async {
             // A dropped sender is a test that has ended: stop as well.
@@ -142,6 +144,11 @@ impl TestEnv {
     /// The vault in this process, for one peer.
     pub fn vault(&self, peer: Peer) -> Arc<dyn AccountBackend> {
         Arc::new(self.open().vault.for_peer(peer))
+    }
+
+    /// The same with a proof of presence, as one request brings it along.
+    pub fn vault_proving(&self, peer: Peer, proof: Proof) -> Arc<dyn AccountBackend> {
+        Arc::new(self.open().vault.for_peer(peer).proving(Some(proof)))
     }
 
     /// The address of the server.
@@ -268,7 +275,7 @@ pub fn address(last: u8) -> Peer {
 
 /// A peer over the Unix socket.
 pub fn unix(uid: u32) -> Peer {
-    Peer::Unix(UnixPeer { uid, pid: None, program: None })
+    Peer::Unix(UnixPeer { uid, pid: None, terminal: None, program: None })
 }
 
 /// What `identity` is as a proof under `--dev`.

@@ -71,7 +71,8 @@ async fn a_log_that_goes_on_from_what_was_seen_is_asked_for_that_event_and_remem
 async fn a_forked_log_is_a_problem_however_it_is_found() {
     // By the head alone; by asking again; by the event that was seen, in a log that has grown
     // past it, though the backend says that it agrees.
-    for (shown, current) in [(head(9, 1), None), (head(8, 1), Some(head(9, 1))), (head(12, 1), None)]
+    for (shown, current) in
+        [(head(9, 1), None), (head(8, 1), Some(head(9, 1))), (head(12, 1), None)]
     {
         let home = Home::new();
         home.stand_in.state().head = Some(head(9, 0));

@@ -10,6 +10,7 @@ use agentkeys::client::http::{Address, HttpBackend, Options, is_unreachable};
 use agentkeys::core::audit;
 use agentkeys::core::backend::*;
 use agentkeys::core::payment::{Layer, PaymentRail};
+use agentkeys::core::presence::{Level, NewLevel};
 use agentkeys::core::problem::Code;
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
@@ -118,6 +119,15 @@ async fn round_trip(server: &Server, to: &HttpBackend) {
     said(format!("set_scope {agent:?} {:?}", scope()));
     to.reinstate_agent(&session, &agent).await.unwrap();
     said(format!("reinstate_agent {agent:?}"));
+    assert_eq!(to.presence(&session).await.unwrap(), presence());
+    said("presence".to_owned());
+    let level = NewLevel { level: Level::None, public_key: None, salt: None };
+    assert_eq!(to.set_presence(&session, &level).await.unwrap(), presence());
+    said(format!("set_presence {level:?}"));
+    assert_eq!(to.ask_presence_reset(&session).await.unwrap(), presence());
+    said("ask_presence_reset".to_owned());
+    assert_eq!(to.cancel_presence_reset(&session).await.unwrap(), presence());
+    said("cancel_presence_reset".to_owned());
     assert_eq!(to.shielding_key().await.unwrap(), shielding());
 
     let open = OpenToken::new(&[5; 32]);

@@ -143,9 +143,10 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
             Route::Health | Route::Version | Route::OpenApi | Route::ShieldingKey => {
                 ("", String::new(), Value::Null)
             }
-            Route::SessionShow | Route::AgentList | Route::AuthRequestPending => {
-                (session.expose(), String::new(), Value::Null)
-            }
+            Route::SessionShow
+            | Route::AgentList
+            | Route::AuthRequestPending
+            | Route::PresenceShow => (session.expose(), String::new(), Value::Null),
             Route::SessionCreate => (
                 "",
                 String::new(),
@@ -220,6 +221,14 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
             Route::AuthRequestAwait => {
                 (open.expose(), format!("?request_id={id}&wait=0"), Value::Null)
             }
+            Route::PresenceSet => (
+                session.expose(),
+                String::new(),
+                json!({"level": "passphrase", "public_key": hash, "salt": "07".repeat(16)}),
+            ),
+            Route::PresenceReset | Route::PresenceCancelReset => {
+                (session.expose(), String::new(), json!({}))
+            }
             Route::IdentityLink => {
                 (session.expose(), String::new(), json!({"agent_id": "a", "identity": "b@x.org"}))
             }
@@ -260,6 +269,7 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
             .as_array()
             .into_iter()
             .flatten()
+            .filter(|parameter| parameter["in"] == "query")
             .map(|parameter| parameter["name"].as_str().unwrap())
             .collect();
         let used: BTreeSet<_> = query

@@ -12,6 +12,7 @@ use agentkeys::core::decision::{Decision, Granted, Verdict};
 use agentkeys::core::identity::{AgentIdentity, Alias, ServiceName};
 use agentkeys::core::otp::PairCode;
 use agentkeys::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
+use agentkeys::core::presence::{Level, NewLevel, Presence, Reset};
 use agentkeys::core::problem::{Answer, Code, Problem};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
@@ -170,16 +171,33 @@ pub fn who() -> WhoAmI {
         account: AccountId([2; 16]),
         master_key: PublicKey([3; 32]),
         identity: "unix:1000".into(),
-        presence: "none".into(),
+        presence: "passphrase".into(),
         set_back: Some(SetBack {
             head: head(9),
             ended: 5,
             at: Timestamp(7_000),
             by: "the master session on host \"h\"".into(),
         }),
+        presence_reset: presence().reset,
         wallet: WalletAddress([7; 20]),
         child: false,
         expires_at: Timestamp(9_000),
+    }
+}
+
+pub fn presence() -> Presence {
+    Presence {
+        level: Level::Passphrase,
+        since: Some(Timestamp(1)),
+        reset: Some(Reset {
+            asked_at: Timestamp(2),
+            by: "the master session on host \"laptop\"".into(),
+            from: Timestamp(3),
+            until: Timestamp(4),
+        }),
+        wrong: 5,
+        slowed_until: Some(Timestamp(6)),
+        open_until: Some(Timestamp(7)),
     }
 }
 
@@ -526,6 +544,26 @@ impl AccountBackend for Fake {
         self.note(session, format!("reinstate_agent {agent:?}"))
     }
 
+    async fn presence(&self, session: &SessionToken) -> Answer<Presence> {
+        self.note(session, "presence".to_owned())?;
+        Ok(presence())
+    }
+
+    async fn set_presence(&self, session: &SessionToken, new: &NewLevel) -> Answer<Presence> {
+        self.note(session, format!("set_presence {new:?}"))?;
+        Ok(presence())
+    }
+
+    async fn ask_presence_reset(&self, session: &SessionToken) -> Answer<Presence> {
+        self.note(session, "ask_presence_reset".to_owned())?;
+        Ok(presence())
+    }
+
+    async fn cancel_presence_reset(&self, session: &SessionToken) -> Answer<Presence> {
+        self.note(session, "cancel_presence_reset".to_owned())?;
+        Ok(presence())
+    }
+
     async fn link_identity(
         &self,
         session: &SessionToken,
@@ -598,7 +636,7 @@ impl Server {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let make: MakeBackend = {
             let calls = Arc::clone(&calls);
-            Arc::new(move |peer| {
+            Arc::new(move |peer, _proof| {
                 Arc::new(Fake {
                     calls: Arc::clone(&calls),
                     peer: Some(peer),

@@ -59,6 +59,8 @@ mod otp;
 mod pair;
 mod payment;
 mod pin;
+mod presence;
+mod presence_hostile;
 mod races;
 mod recover;
 mod rendezvous;

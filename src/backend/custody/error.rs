@@ -1,6 +1,7 @@
 //! What can go wrong with the root key, in words for an operator.
 //!
 //! Must never hold a secret: paths, names and kinds only.
+use crate::core::passphrase::Unfit;
 use crate::harden::SecretMemoryError;
 use crate::keyring::KeyringError;
 use std::io;
@@ -95,7 +96,7 @@ pub enum CustodyError {
     },
     /// The passphrase cannot be used.
     #[error("the passphrase {0}")]
-    BadPassphrase(&'static str),
+    BadPassphrase(Unfit),
     /// The content of a key file or credential is not a key.
     #[error("{} does not hold a root key: 64 hexadecimal digits", .0.display())]
     NotAKey(PathBuf),

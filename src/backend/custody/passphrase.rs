@@ -4,6 +4,7 @@
 //! Must never take it from an argument or an environment variable, which other
 //! processes can read, or wait for ever for anybody but a person.
 use super::error::CustodyError;
+use crate::core::passphrase::{self, MAX_BYTES, Unfit};
 use crate::core::secret::SecretBytes;
 use crate::harden;
 use std::fs::File;
@@ -13,10 +14,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// The longest passphrase in bytes.
-const MAX_BYTES: usize = 1024;
-/// The shortest new one, in characters.
-const MIN_CHARACTERS: usize = 8;
 /// How long a file or descriptor may take to be read to its end.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
@@ -149,25 +146,14 @@ fn from_terminal(purpose: Purpose) -> io::Result<Result<Passphrase, CustodyError
     };
     // Exposed to be compared with each other, by the person who typed both.
     if purpose == Purpose::Create && ask("The same again: ")?.expose() != first.expose() {
-        return Ok(Err(CustodyError::BadPassphrase("was not typed the same twice")));
+        return Ok(Err(CustodyError::BadPassphrase(Unfit::TypedTwice)));
     }
     Ok(Ok(plain(first)))
 }
 
 fn checked(got: Passphrase, purpose: Purpose) -> Result<Passphrase, CustodyError> {
-    // Exposed to be measured.
-    let bytes = got.secret.expose();
-    if bytes.is_empty() {
-        return Err(CustodyError::BadPassphrase("is empty"));
+    match passphrase::check(&got.secret, purpose == Purpose::Create) {
+        Ok(()) => Ok(got),
+        Err(unfit) => Err(CustodyError::BadPassphrase(unfit)),
     }
-    if bytes.len() > MAX_BYTES {
-        return Err(CustodyError::BadPassphrase("is longer than 1024 bytes"));
-    }
-    let Ok(text) = std::str::from_utf8(bytes) else {
-        return Err(CustodyError::BadPassphrase("is not UTF-8 text"));
-    };
-    if purpose == Purpose::Create && text.chars().count() < MIN_CHARACTERS {
-        return Err(CustodyError::BadPassphrase("is shorter than 8 characters"));
-    }
-    Ok(got)
 }

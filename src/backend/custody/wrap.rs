@@ -6,22 +6,20 @@
 //! whoever can write the data folder.
 use super::error::CustodyError;
 use super::hex;
+use crate::core::passphrase::{self, KEY, SALT};
 use crate::core::secret::SecretBytes;
 use crate::harden::Hidden;
-use argon2::{Algorithm, Argon2, Block, Params, Version};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
 use ring::rand::SecureRandom;
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// RFC 9106, section 4, second recommended option: 64 MiB, 3 passes, 4 lanes.
 const COST: Cost = Cost { memory_kib: 64 * 1024, passes: 3, lanes: 4 };
 /// What a later version may have raised it to.
 const MAX_COST: Cost = Cost { memory_kib: 1024 * 1024, passes: 16, lanes: 16 };
 
-const KEY: usize = 32;
 const TAG: usize = 16;
-const SALT: usize = 16;
 
 /// Argon2id's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,28 +140,16 @@ fn bound(header: &[u8], cost: Cost, salt: &[u8; SALT]) -> Vec<u8> {
 }
 
 fn derive(
-    passphrase: &SecretBytes,
+    secret: &SecretBytes,
     salt: &[u8; SALT],
     cost: Cost,
 ) -> Result<Hidden<LessSafeKey>, CustodyError> {
-    let failed = |e: argon2::Error| CustodyError::Derivation(e.to_string());
-    let params =
-        Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(KEY)).map_err(failed)?;
-    let mut blocks = Vec::new();
-    blocks
-        .try_reserve_exact(params.block_count())
-        .map_err(|_| CustodyError::Derivation(format!("no {} KiB of memory", cost.memory_kib)))?;
-    blocks.resize(params.block_count(), Block::new());
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let Cost { memory_kib, passes, lanes } = cost;
+    let cost = passphrase::Cost { memory_kib, passes, lanes };
     let derived = Hidden::<[u8; KEY]>::fill(|out| {
-        // Exposed to be hashed: this is what a passphrase is for.
-        argon2
-            .hash_password_into_with_memory(passphrase.expose(), salt, out, &mut blocks)
-            .map_err(failed)
-    });
-    // The blocks lead back to the passphrase faster than Argon2 itself does.
-    blocks.iter_mut().for_each(Zeroize::zeroize);
-    let derived = derived?;
+        passphrase::stretch(secret, salt, cost, out)
+            .map_err(|error| CustodyError::Derivation(error.to_string()))
+    })?;
     Hidden::try_new(|| {
         // Exposed to be expanded into the AES key, in secret memory as well.
         let key = UnboundKey::new(&AES_256_GCM, derived.expose());

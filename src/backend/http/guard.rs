@@ -5,7 +5,9 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN};
 use hyper::http::request::Parts;
 
 use super::limits::MAX_HEADERS;
+use crate::core::presence::Proof;
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::wire::PRESENCE_HEADER;
 
 /// The names that one listener answers to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,6 +90,16 @@ pub fn check_headers(parts: &Parts) -> Answer<()> {
     );
     problem.status = 431;
     Err(problem)
+}
+
+/// The proof of presence that came along, if one did. It is judged where the act is.
+pub fn proof(parts: &Parts) -> Answer<Option<Proof>> {
+    let mut all = parts.headers.get_all(PRESENCE_HEADER).iter();
+    match (all.next(), all.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Problem::invalid(PRESENCE_HEADER, "it is there twice")),
+        (Some(value), None) => Ok(Some(value.to_str().unwrap_or_default().parse()?)),
+    }
 }
 
 /// Refuses a body where none belongs, or one that is not plain JSON.

@@ -28,6 +28,7 @@ mod credential;
 mod identity;
 pub mod meta;
 mod payment;
+mod presence;
 mod rendezvous;
 mod session;
 
@@ -39,7 +40,8 @@ pub use self::listener::{BindError, Listener};
 pub use self::server::{Stopped, run};
 use super::peer::Peer;
 use crate::core::backend::AccountBackend;
+use crate::core::presence::Proof;
 
-/// Makes the backend of one request, for who sent it. It is called for every request, so that
-/// `last_head` is that request's.
-pub type MakeBackend = Arc<dyn Fn(Peer) -> Arc<dyn AccountBackend> + Send + Sync>;
+/// Makes the backend of one request, for who sent it and what proof of presence came with it. It
+/// is called for every request, so that `last_head` is that request's, and the proof no other's.
+pub type MakeBackend = Arc<dyn Fn(Peer, Option<Proof>) -> Arc<dyn AccountBackend> + Send + Sync>;

@@ -1,7 +1,9 @@
 //! One match from method and path to a typed action, and one from the action to the trait.
 use super::call::Call;
 use super::reply::Reply;
-use super::{agent, audit, auth_request, credential, identity, meta, payment, rendezvous, session};
+use super::{
+    agent, audit, auth_request, credential, identity, meta, payment, presence, rendezvous, session,
+};
 use crate::core::backend::AccountBackend;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::wire::Route;
@@ -26,6 +28,8 @@ pub enum Action {
     Identity(identity::Action),
     /// See [`payment`].
     Payment(payment::Action),
+    /// See [`presence`].
+    Presence(presence::Action),
 }
 
 /// Why there is no endpoint.
@@ -100,6 +104,10 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
         Route::IdentityLink => Action::Identity(identity::link(call)?),
         Route::IdentityUnlink => Action::Identity(identity::unlink(call)?),
         Route::IdentityResolve => Action::Identity(identity::resolve(call)?),
+        Route::PresenceShow => Action::Presence(presence::show(call)?),
+        Route::PresenceSet => Action::Presence(presence::set(call)?),
+        Route::PresenceReset => Action::Presence(presence::reset(call)?),
+        Route::PresenceCancelReset => Action::Presence(presence::cancel_reset(call)?),
         Route::PaymentBalance => Action::Payment(payment::balance(call)?),
         Route::PaymentFund => Action::Payment(payment::fund(call)?),
         Route::PaymentDebit => Action::Payment(payment::debit(call)?),
@@ -120,6 +128,7 @@ impl Action {
             Self::AuthRequest(action) => action.apply(backend).await,
             Self::Identity(action) => action.apply(backend).await,
             Self::Payment(action) => action.apply(backend).await,
+            Self::Presence(action) => action.apply(backend).await,
         }
     }
 }

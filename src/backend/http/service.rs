@@ -30,6 +30,7 @@ use super::{MakeBackend, body};
 use crate::backend::peer::Peer;
 use crate::core::audit::Head;
 use crate::core::encoding::to_base64;
+use crate::core::presence::Proof;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::wire::{HEAD_HEADER, REQUEST_ID_HEADER, Route, WIRE_HEADER, WIRE_VERSION};
 
@@ -158,7 +159,9 @@ async fn answer(
     let mut unread = !body.is_end_stream();
     let prepared = prepare(connection, &found, &parts, &mut body, &mut unread).await;
     let mut outcome = match prepared {
-        Ok((route, action)) => return perform(connection, route, action, started).await,
+        Ok((route, action, proof)) => {
+            return perform(connection, route, action, proof, started).await;
+        }
         Err(problem) => Outcome::refused(problem),
     };
     if let Err(NoRoute::Method(allowed)) = &found {
@@ -182,7 +185,7 @@ async fn prepare(
     parts: &Parts,
     body: &mut Incoming,
     unread: &mut bool,
-) -> Answer<(Route, Action)> {
+) -> Answer<(Route, Action, Option<Proof>)> {
     guard::check_origin(parts, &connection.hosts)?;
     let route = found.as_ref().copied().map_err(Problem::from)?;
     guard::check_headers(parts)?;
@@ -193,7 +196,7 @@ async fn prepare(
     *unread = false;
     let query = parts.uri.query().unwrap_or_default();
     let call = Call { bearer: Bearer::of(&parts.headers), query, body: &bytes };
-    Ok((route, router::parse(route, &call)?))
+    Ok((route, router::parse(route, &call)?, guard::proof(parts)?))
 }
 
 /// Does it, within what is left of the request's time.
@@ -201,12 +204,13 @@ async fn perform(
     connection: &Connection,
     route: Route,
     action: Action,
+    proof: Option<Proof>,
     started: Instant,
 ) -> Outcome {
     let shared = &connection.shared;
     let deadline = (started + shared.limits.request_time).into();
     // One backend a request, so that its head is this call's.
-    let backend = (shared.make_backend)(connection.peer.clone());
+    let backend = (shared.make_backend)(connection.peer.clone(), proof);
     let work = async move {
         let answer = action.apply(&*backend).await;
         (answer, backend.last_head())

@@ -2,12 +2,14 @@
 //! system, and who is at the other end of each connection.
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::listener::BindError;
 use crate::backend::peer::UnixPeer;
+use crate::harden;
 
 /// The socket's place. Dropping it removes the socket and frees the lock, so it is kept until
 /// the store is closed, and the next backend does not begin before this one has ended.
@@ -112,7 +114,9 @@ pub fn bind(path: &Path) -> Result<(UnixListener, SocketGuard), BindError> {
 pub fn peer(stream: &tokio::net::UnixStream) -> io::Result<UnixPeer> {
     let cred = stream.peer_cred()?;
     let program = cred.pid().and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
-    Ok(UnixPeer { uid: cred.uid(), pid: cred.pid(), program })
+    let pid = cred.pid().and_then(|pid| u32::try_from(pid).ok());
+    let terminal = pid.and_then(|pid| harden::terminal_session_of_peer(stream.as_fd(), pid));
+    Ok(UnixPeer { uid: cred.uid(), pid: cred.pid(), terminal, program })
 }
 
 #[cfg(test)]

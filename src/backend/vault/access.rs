@@ -5,12 +5,15 @@ use std::sync::{Arc, RwLock};
 use subtle::ConstantTimeEq;
 
 use super::journal::{Draft, Proposal, Refused};
+use super::presence::Shown;
 use super::rows::{AccountRow, AgentLink, AgentRow, Progress, RequestRow, SessionKind, SessionRow};
 use super::{Inner, Loaded, MAX_TRIES, answer, keys};
+use crate::backend::peer::Peer;
 use crate::backend::store::Value;
 use crate::core::audit::{Action, Actor, Outcome, Role};
 use crate::core::backend::Revocation;
 use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::presence::Proof;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::Scope;
 use crate::core::set_back;
@@ -60,6 +63,10 @@ pub struct Access {
     pub account: Loaded<AccountRow>,
     /// The agent of a child session.
     pub agent: Option<Loaded<AgentRow>>,
+    /// Who sent it, as this machine sees it; absent where nobody asked by a connection.
+    pub peer: Option<Peer>,
+    /// The proof of presence that came along.
+    pub proof: Option<Proof>,
     /// Why the session may do nothing any more; its attempts are still on record.
     ended: Option<Problem>,
 }
@@ -171,6 +178,17 @@ impl Draft {
     pub fn service(mut self, service: &ServiceName) -> Self {
         self.service = Some(service.clone());
         self
+    }
+
+    /// By which presence, where it was that of an earlier act.
+    pub fn shown(self, shown: Shown) -> Self {
+        match shown {
+            Shown::Before(ms) => self.detail(format!(
+                "by the passphrase given {} s before, in the same terminal",
+                ms / 1000
+            )),
+            Shown::NotWanted | Shown::Proven => self,
+        }
     }
 
     /// With further words for a person.
@@ -303,7 +321,7 @@ impl Inner {
             }
             agent = Some(loaded);
         }
-        Ok(Access { now, session_id, session, account, agent, ended })
+        Ok(Access { now, session_id, session, account, agent, peer: None, proof: None, ended })
     }
 
     /// What this use changes: a child's first use ends the request that minted its session, and

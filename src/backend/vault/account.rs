@@ -12,6 +12,7 @@ use crate::backend::store::Check;
 use crate::core::audit::{Action, Actor, Head, Outcome, Role};
 use crate::core::backend::{ClientInfo, IdentityProof, Minted, WhoAmI};
 use crate::core::frame::Frame;
+use crate::core::presence::Level;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::SessionToken;
 use crate::core::types::{AccountId, Hash32, PublicKey, Timestamp, WalletAddress};
@@ -161,7 +162,10 @@ impl Inner {
             identity: identity.to_owned(),
             master_public,
             master_seed,
-            presence: "none".to_owned(),
+            presence: Level::None.to_string(),
+            presence_since: None,
+            passphrase: None,
+            reset: None,
             agents: 0,
             created_at: now,
             set_back: None,
@@ -277,6 +281,7 @@ impl Inner {
             identity: account.identity.clone(),
             presence: account.presence.clone(),
             set_back: account.set_back.clone().filter(|_| access.agent.is_none()),
+            presence_reset: account.reset.clone().filter(|reset| access.now < reset.until),
             wallet: access.agent.as_ref().map_or(account.wallet, |agent| agent.row.wallet),
             child: access.agent.is_some(),
             expires_at: match row.kind {

@@ -9,6 +9,7 @@ use crate::core::audit::{Action, Outcome};
 use crate::core::backend::AgentSummary;
 use crate::core::identity::{AgentIdentity, Alias};
 use crate::core::payment::Layer;
+use crate::core::presence::Act;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::Scope;
 use crate::core::types::{ChildKeys, WalletAddress};
@@ -129,8 +130,8 @@ impl Inner {
         let mut row = AgentRow::clone(&agent.row);
         row.revoked = None;
         let mut proposal = access.unchanged();
-        access.not_set_back(&mut proposal)?;
         proposal.checks.push(agent.unchanged());
+        self.present(access, &Act::Reinstate { agent: identity }, &mut proposal).await?;
         proposal.writes.push(self.put(agent.key.clone(), &row)?);
         proposal.events.push(access.event(Action::Reinstate, Outcome::Allowed).of(&row));
         self.propose(proposal).await

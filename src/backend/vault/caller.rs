@@ -19,6 +19,7 @@ use crate::core::decision::Decision;
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
 use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
+use crate::core::presence::{NewLevel, Presence, Proof};
 use crate::core::problem::Answer;
 use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
@@ -30,6 +31,7 @@ use crate::core::types::{AccountId, ChildKeys, Hash32, RequestId};
 pub struct Caller {
     vault: Arc<Inner>,
     peer: Peer,
+    proof: Option<Proof>,
     answered: Mutex<Option<AccountId>>,
 }
 
@@ -59,11 +61,17 @@ macro_rules! until_done {
 
 impl Caller {
     pub(super) fn new(vault: Arc<Inner>, peer: Peer) -> Self {
-        Self { vault, peer, answered: Mutex::new(None) }
+        Self { vault, peer, proof: None, answered: Mutex::new(None) }
+    }
+
+    /// The same with a proof of presence, for one call.
+    pub fn proving(self, proof: Option<Proof>) -> Self {
+        Self { proof, ..self }
     }
 
     async fn access(&self, session: &SessionToken) -> Answer<Access> {
-        let access = self.vault.authenticate(session).await?;
+        let mut access = self.vault.authenticate(session).await?;
+        (access.peer, access.proof) = (Some(self.peer.clone()), self.proof);
         if access.agent.is_none() {
             self.answers(&access.account.row).await?;
         }
@@ -300,6 +308,32 @@ impl AccountBackend for Caller {
         until_done!({
             let access = self.access(session).await?;
             self.vault.reinstate(&access, agent).await?
+        })
+    }
+
+    async fn presence(&self, session: &SessionToken) -> Answer<Presence> {
+        let access = self.access(session).await?;
+        self.vault.presence(&access).await
+    }
+
+    async fn set_presence(&self, session: &SessionToken, new: &NewLevel) -> Answer<Presence> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.set_presence(&access, new).await?
+        })
+    }
+
+    async fn ask_presence_reset(&self, session: &SessionToken) -> Answer<Presence> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.ask_presence_reset(&access).await?
+        })
+    }
+
+    async fn cancel_presence_reset(&self, session: &SessionToken) -> Answer<Presence> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.cancel_presence_reset(&access).await?
         })
     }
 

@@ -11,6 +11,7 @@ use super::rows::{AccountRow, ChainRow};
 use super::{Inner, Loaded, answer, keys};
 use crate::backend::peer::Peer;
 use crate::core::audit::{Action, Actor, Event, GENESIS, Head, Outcome};
+use crate::core::presence::Act;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::set_back::{self, Compared, SetBack};
 use crate::core::types::{AccountId, Hash32};
@@ -212,6 +213,7 @@ impl Inner {
         let given_up = account.row.given_up.max(head.seq);
         let row = AccountRow { set_back: None, given_up, ..AccountRow::clone(&account.row) };
         let mut proposal = access.unchanged();
+        self.present(access, &Act::AcceptHead { head }, &mut proposal).await?;
         proposal.checks.push(account.unchanged());
         proposal.writes.push(self.put(account.key.clone(), &row)?);
         let detail = format!(

@@ -6,6 +6,7 @@ use crate::backend::store::{Check, Write};
 use crate::core::audit::{Action, Outcome};
 use crate::core::backend::AgentSummary;
 use crate::core::identity::AgentIdentity;
+use crate::core::presence::Act;
 use crate::core::problem::{Answer, Code, Problem};
 
 /// Most names of one agent.
@@ -15,7 +16,7 @@ impl Inner {
     pub async fn link(
         &self,
         access: &Access,
-        agent: &AgentIdentity,
+        named: &AgentIdentity,
         identity: &AgentIdentity,
     ) -> Answer<Option<AgentSummary>> {
         access.master()?;
@@ -26,7 +27,7 @@ impl Inner {
             ));
         }
         let account = access.account_id();
-        let agent = self.target(access, agent).await?;
+        let agent = self.target(access, named).await?;
         if agent.row.identities.contains(identity) {
             return Ok(Some(agent.row.summary()));
         }
@@ -48,7 +49,8 @@ impl Inner {
         let mut row = AgentRow::clone(&agent.row);
         row.identities.push(identity.clone());
         let mut proposal = access.unchanged();
-        access.not_set_back(&mut proposal)?;
+        let act = Act::Link { agent: named, identity };
+        self.present(access, &act, &mut proposal).await?;
         let key = keys::identity(account, &self.identity_mac(identity));
         proposal.checks.push(agent.unchanged());
         proposal.checks.push(Check::Absent(key.clone()));

@@ -145,6 +145,16 @@ pub fn guesses(who: &Mac) -> Vec<u8> {
     key(b'l', &[who])
 }
 
+/// Wrong passphrases of an account.
+pub fn tries(account: AccountId) -> Vec<u8> {
+    key(b'w', &[&account.0])
+}
+
+/// A challenge that was answered.
+pub fn spent(challenge: &[u8; 16]) -> Vec<u8> {
+    key(b'x', &[challenge])
+}
+
 /// What an agent has on one payment layer.
 pub fn balance(account: AccountId, wallet: WalletAddress, layer: u8) -> Vec<u8> {
     key(b'B', &[&account.0, &wallet.0, &[layer]])

@@ -1,12 +1,14 @@
 //! The internal ledger: the one payment rail of this version. Amounts are integers in the
 //! layer's smallest unit; the two layers never meet.
 use super::access::Access;
+use super::journal::Proposal;
 use super::rows::{AgentRow, BalanceRow};
 use super::{Inner, Loaded, keys};
-use crate::backend::store::Write;
+use crate::backend::store::{Check, Write};
 use crate::core::audit::{Action, Outcome};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::payment::{Amount, Balance, Layer, Spending};
+use crate::core::presence::Act;
 use crate::core::problem::{Answer, Code, Problem};
 
 /// Movements that are kept of one agent; older ones stay in the audit log alone.
@@ -66,7 +68,6 @@ impl Inner {
         if amount == 0 {
             return Err(Problem::invalid("amount", "amount wants more than 0"));
         }
-        access.not_set_back(&mut Default::default())?;
         let agent = self.target(access, identity).await?;
         let (_, row) = self.balance_row(&agent.row, layer).await?;
         let mut next = row.as_ref().map_or_else(BalanceRow::default, |row| *row.row);
@@ -74,7 +75,10 @@ impl Inner {
             Problem::invalid("amount", "the balance would be larger than 64 bits hold")
         })?;
         let moved = Spending { time: access.now, layer, debited: 0, funded: amount, service: None };
-        self.settle(access, &agent, layer, row, next, moved, None).await
+        let mut proposal = access.unchanged();
+        let act = Act::Fund { agent: identity, layer, amount };
+        self.present(access, &act, &mut proposal).await?;
+        self.settle(access, &agent, layer, row, next, moved, proposal).await
     }
 
     pub async fn debit(
@@ -122,8 +126,10 @@ impl Inner {
         next.spent = next.spent.saturating_add(amount);
         let service = service.cloned();
         let moved = Spending { time: access.now, layer, debited: amount, funded: 0, service };
-        let reference = Some((reference_key, done));
-        self.settle(access, &agent, layer, row, next, moved, reference).await
+        let mut proposal = access.unchanged();
+        proposal.checks.push(Check::Absent(reference_key.clone()));
+        proposal.writes.push(self.put(reference_key, &done)?);
+        self.settle(access, &agent, layer, row, next, moved, proposal).await
     }
 
     /// Writes a balance, its movement and its event in one commit.
@@ -136,14 +142,13 @@ impl Inner {
         old: Option<Loaded<BalanceRow>>,
         next: BalanceRow,
         moved: Spending,
-        reference: Option<(Vec<u8>, ReferenceRow)>,
+        mut proposal: Proposal,
     ) -> Answer<Option<Balance>> {
         let (account, wallet) = (agent.row.account, agent.row.wallet);
         let key = keys::balance(account, wallet, number(layer));
-        let mut proposal = access.unchanged();
         match &old {
             Some(old) => proposal.checks.push(old.unchanged()),
-            None => proposal.checks.push(crate::backend::store::Check::Absent(key.clone())),
+            None => proposal.checks.push(Check::Absent(key.clone())),
         }
         let mut row = AgentRow::clone(&agent.row);
         row.movements += 1;
@@ -159,10 +164,6 @@ impl Inner {
         let mut event = access.event(action, Outcome::Allowed).of(&agent.row);
         event.service = moved.service;
         proposal.events.push(event.detail(format!("{} {amount}", layer.as_str())));
-        if let Some((key, done)) = reference {
-            proposal.checks.push(crate::backend::store::Check::Absent(key.clone()));
-            proposal.writes.push(self.put(key, &done)?);
-        }
         Ok(self.propose(proposal).await?.then(|| shown(layer, next)))
     }
 

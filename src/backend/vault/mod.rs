@@ -20,6 +20,7 @@ mod identity;
 mod journal;
 mod keys;
 mod ledger;
+mod presence;
 mod rendezvous;
 mod renewal;
 mod rows;
@@ -88,6 +89,8 @@ struct Inner {
     shielding_public: PublicKey,
     guesses: Guesses,
     openings: approval::Openings,
+    open_terminals: presence::OpenTerminals,
+    trying_passphrase: presence::TryingPassphrase,
     sessions: Cache<SessionRow>,
     agents: Cache<AgentRow>,
     accounts: Cache<AccountRow>,
@@ -137,6 +140,8 @@ impl Vault {
             shielding_public,
             guesses: Guesses::default(),
             openings: approval::Openings::default(),
+            open_terminals: presence::OpenTerminals::default(),
+            trying_passphrase: presence::TryingPassphrase::default(),
             sessions: Cache::default(),
             agents: Cache::default(),
             accounts: Cache::default(),

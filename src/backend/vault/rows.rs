@@ -8,11 +8,12 @@ use crate::core::backend::{AgentSummary, Daemon, Revocation, Seen};
 use crate::core::decision::Decision;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::otp::{Otp, PairCode};
+use crate::core::presence::{Level, Reset};
 use crate::core::scope::Scope;
 use crate::core::set_back::SetBack;
 use crate::core::types::{
-    AccountId, BackendId, ChildKeys, Hash32, Nonce, PublicKey, RequestId, SessionId, Timestamp,
-    WalletAddress,
+    AccountId, BackendId, ChildKeys, Hash32, Nonce, PublicKey, RequestId, Salt, SessionId,
+    Timestamp, WalletAddress,
 };
 
 /// What the store is.
@@ -66,7 +67,17 @@ pub struct AccountRow {
     /// The master key's seed, sealed under the account's key.
     #[serde(with = "crate::core::encoding::base64_bytes")]
     pub master_seed: Vec<u8>,
+    /// The presence level's word; [`AccountRow::level`] reads it.
     pub presence: String,
+    /// Since when it is that.
+    #[serde(default)]
+    pub presence_since: Option<Timestamp>,
+    /// What proofs are checked against, above level `none`.
+    #[serde(default)]
+    pub passphrase: Option<PassphraseRow>,
+    /// That the passphrase was lost.
+    #[serde(default)]
+    pub reset: Option<Reset>,
     pub agents: u32,
     pub created_at: Timestamp,
     /// That the log was set back; nobody's rights are raised while it is here.
@@ -75,6 +86,28 @@ pub struct AccountRow {
     /// The furthest event that the master accepted the loss of.
     #[serde(default)]
     pub given_up: u64,
+}
+
+impl AccountRow {
+    /// The presence level: what there is to check proofs against decides.
+    pub fn level(&self) -> Level {
+        if self.passphrase.is_some() { Level::Passphrase } else { Level::None }
+    }
+}
+
+/// What a passphrase's proofs are checked against.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct PassphraseRow {
+    pub public_key: PublicKey,
+    pub salt: Salt,
+}
+
+/// Wrong passphrases since the last right one.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TriesRow {
+    pub wrong: u64,
+    /// Until when none is looked at.
+    pub until: Timestamp,
 }
 
 /// An agent.

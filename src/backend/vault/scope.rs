@@ -7,6 +7,7 @@ use super::{Inner, Loaded};
 use crate::core::audit::{Action, Outcome};
 use crate::core::backend::AgentSummary;
 use crate::core::identity::AgentIdentity;
+use crate::core::presence::Act;
 use crate::core::problem::Answer;
 use crate::core::scope::Scope;
 
@@ -41,7 +42,8 @@ impl Inner {
         }
         let mut proposal = access.unchanged();
         if !scope.within(&agent.row.scope) {
-            access.not_set_back(&mut proposal)?;
+            let act = Act::SetScope { agent: identity, scope };
+            self.present(access, &act, &mut proposal).await?;
         }
         let next = self.push_scope(&agent, scope, &mut proposal)?;
         let event = access.event(Action::ScopeChange, Outcome::Allowed).of(&next);

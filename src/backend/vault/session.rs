@@ -9,6 +9,7 @@ use crate::backend::store::Check;
 use crate::core::audit::{Action, Outcome};
 use crate::core::backend::{Minted, Revocation, RevokeTarget};
 use crate::core::identity::AgentIdentity;
+use crate::core::presence::Act;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::{MAX_SERVICES, Scope};
 use crate::core::token::{RenewalSecret, SessionToken};
@@ -146,7 +147,7 @@ impl Inner {
         access.master()?;
         bounded(scope)?;
         let mut proposal = access.unchanged();
-        access.not_set_back(&mut proposal)?;
+        self.present(access, &Act::Child { agent, scope }, &mut proposal).await?;
         let (row, narrower) = match agent {
             Some(identity) => {
                 let agent = self.target(access, identity).await?;

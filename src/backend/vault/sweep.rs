@@ -18,6 +18,9 @@ pub const RENEWAL: u8 = b'r';
 /// See [`REQUEST`].
 pub const GUESSES: u8 = b'l';
 
+/// See [`REQUEST`].
+pub const SPENT: u8 = b'x';
+
 /// Ended sessions are remembered this long, so that their holders are told why.
 const SESSION_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 /// Notes that one pass looks at.
@@ -77,6 +80,7 @@ impl Inner {
                 SESSION => self.sweep_session(SessionId(*id), now, &mut proposal).await?,
                 RENEWAL => self.sweep_renewal(id, &mut proposal).await?,
                 GUESSES => self.sweep_guesses(id, now, &mut proposal).await?,
+                SPENT => proposal.writes.push(Write::Delete(keys::spent(id))),
                 _ => {}
             }
         }

@@ -20,6 +20,7 @@ use crate::core::backend::{Approved, Grant, Minted, Revocation};
 use crate::core::cbor;
 use crate::core::claim::Claim;
 use crate::core::decision::{Decision, Granted, Payload, Verdict};
+use crate::core::presence::{Act, Level};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::Scope;
 use crate::core::seal::{self, Purpose};
@@ -119,8 +120,12 @@ impl Inner {
         }
         let details = self.details(&request.row)?;
         let mut proposal = access.unchanged();
-        access.not_set_back(&mut proposal)?;
         proposal.checks.push(request.unchanged());
+        if access.account.row.level() != Level::None && seen.is_none() {
+            let why = "above presence level none, what was shown is approved, and nothing unseen";
+            return Err(Problem::invalid("seen", why));
+        }
+        self.present(access, &Act::Approve { request: id, seen, grant }, &mut proposal).await?;
         // Whoever asked must still be who it was: a daemon that was replaced or cut off meanwhile
         // gets nothing by a request that it left behind.
         let asker = self.asker_now(&request.row).await?;

@@ -8,8 +8,9 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Uri};
 use zeroize::Zeroizing;
 
+use crate::core::presence::Proof;
 use crate::core::problem::{Answer, Problem};
-use crate::core::wire::Route;
+use crate::core::wire::{PRESENCE_HEADER, Route};
 
 /// Most bytes of an answer.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -20,6 +21,7 @@ const MAX_LARGE_ANSWER: usize = 32 * 1024 * 1024;
 pub struct Ask {
     pub route: Route,
     bearer: Option<Zeroizing<String>>,
+    proof: Option<Proof>,
     query: String,
     body: Zeroizing<Vec<u8>>,
     /// How much longer than other requests it may take.
@@ -43,7 +45,7 @@ impl Ask {
     /// Asks `route`, so far with nothing.
     pub fn new(route: Route) -> Self {
         let (query, body) = (String::new(), Zeroizing::default());
-        Self { route, bearer: None, query, body, patience: Duration::ZERO }
+        Self { route, bearer: None, proof: None, query, body, patience: Duration::ZERO }
     }
 
     /// The same with a bearer token.
@@ -52,6 +54,12 @@ impl Ask {
         value.push_str("Bearer ");
         value.push_str(token);
         self.bearer = Some(value);
+        self
+    }
+
+    /// The same with a proof of presence.
+    pub fn proof(mut self, proof: &Proof) -> Self {
+        self.proof = Some(*proof);
         self
     }
 
@@ -118,6 +126,11 @@ impl Ask {
             let mut value = HeaderValue::from_maybe_shared(wiped(bytes)).map_err(wrong)?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
+        }
+        if let Some(proof) = &self.proof {
+            let value =
+                HeaderValue::try_from(proof.to_string()).map_err(|_| Problem::internal())?;
+            request = request.header(PRESENCE_HEADER, value);
         }
         let body = Full::new(wiped(self.body));
         request.body(body).map_err(|_| Problem::internal())

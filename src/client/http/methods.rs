@@ -16,6 +16,7 @@ use crate::core::decision::Decision;
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
 use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
+use crate::core::presence::{Act, NewLevel, Presence};
 use crate::core::problem::{Answer, Problem};
 use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
@@ -46,6 +47,17 @@ impl HttpBackend {
     ) -> Answer<T> {
         self.get(as_session(route, session).body(Self::json(body, 0)?)).await
     }
+
+    /// The same for an act that raises what someone may do.
+    async fn raise_by<B: serde::Serialize + Sync, T: serde::de::DeserializeOwned>(
+        &self,
+        act: Act<'_>,
+        route: Route,
+        session: &SessionToken,
+        body: &B,
+    ) -> Answer<T> {
+        self.raise(act, || Ok(as_session(route, session).body(Self::json(body, 0)?))).await
+    }
 }
 
 #[async_trait]
@@ -73,8 +85,10 @@ impl CredentialBackend for HttpBackend {
         agent: Option<&AgentIdentity>,
         scope: Scope,
     ) -> Answer<Minted> {
-        let request = wire::CreateChild { scope: Some(scope), agent_id: agent.cloned() };
-        self.post::<_, wire::Session>(Route::SessionChild, parent, &request).await.map(Into::into)
+        let act = Act::Child { agent, scope: &scope };
+        let request = wire::CreateChild { scope: Some(scope.clone()), agent_id: agent.cloned() };
+        let made = self.raise_by::<_, wire::Session>(act, Route::SessionChild, parent, &request);
+        made.await.map(Into::into)
     }
 
     async fn store_credential(
@@ -99,10 +113,12 @@ impl CredentialBackend for HttpBackend {
         agent: &AgentIdentity,
         service: &ServiceName,
     ) -> Answer<SecretBytes> {
-        let ask = as_session(Route::CredentialRead, session)
-            .field("agent_id", agent)
-            .field("service", service);
-        self.get::<wire::Credential>(ask).await.map(|answer| answer.credential.0)
+        let ask = || {
+            let ask = as_session(Route::CredentialRead, session);
+            Ok(ask.field("agent_id", agent).field("service", service))
+        };
+        let read = self.raise::<wire::Credential>(Act::Read { agent, service }, ask);
+        read.await.map(|answer| answer.credential.0)
     }
 
     async fn query_audit(&self, session: &SessionToken, filter: AuditFilter) -> Answer<AuditPage> {
@@ -208,8 +224,9 @@ impl CredentialBackend for HttpBackend {
         seen: Option<Hash32>,
         grant: Grant,
     ) -> Answer<Approved> {
-        let body = wire::Approve { request_id: request, seen, grant: Some(grant) };
-        self.post(Route::AuthRequestApprove, session, &body).await
+        let body = wire::Approve { request_id: request, seen, grant: Some(grant.clone()) };
+        let act = Act::Approve { request, seen, grant: &grant };
+        self.raise_by(act, Route::AuthRequestApprove, session, &body).await
     }
 
     async fn await_auth_decision(
@@ -267,7 +284,8 @@ impl PaymentRail for HttpBackend {
         amount: Amount,
     ) -> Answer<Balance> {
         let request = wire::Fund { agent_id: agent.clone(), layer, amount };
-        self.post(Route::PaymentFund, session, &request).await
+        let act = Act::Fund { agent, layer, amount };
+        self.raise_by(act, Route::PaymentFund, session, &request).await
     }
 
     async fn spending_history(
@@ -316,8 +334,8 @@ impl AccountBackend for HttpBackend {
         session: &SessionToken,
         agent: &AgentIdentity,
     ) -> Answer<Vec<Release>> {
-        let ask = as_session(Route::CredentialReadAll, session).field("agent_id", agent);
-        let answer: wire::AllReleased = self.get(ask).await?;
+        let ask = || Ok(as_session(Route::CredentialReadAll, session).field("agent_id", agent));
+        let answer: wire::AllReleased = self.raise(Act::ReadAll { agent }, ask).await?;
         Ok(answer.credentials.into_iter().map(Into::into).collect())
     }
 
@@ -354,14 +372,33 @@ impl AccountBackend for HttpBackend {
         agent: &AgentIdentity,
         scope: Scope,
     ) -> Answer<AgentSummary> {
-        let request = wire::SetScope { agent_id: agent.clone(), scope };
-        self.post(Route::AgentScope, session, &request).await
+        let act = Act::SetScope { agent, scope: &scope };
+        let request = wire::SetScope { agent_id: agent.clone(), scope: scope.clone() };
+        self.raise_by(act, Route::AgentScope, session, &request).await
     }
 
     async fn reinstate_agent(&self, session: &SessionToken, agent: &AgentIdentity) -> Answer<()> {
         let request = wire::OneAgent { agent_id: agent.clone() };
-        let wire::Done {} = self.post(Route::AgentReinstate, session, &request).await?;
+        let act = Act::Reinstate { agent };
+        let done = self.raise_by(act, Route::AgentReinstate, session, &request);
+        let wire::Done {} = done.await?;
         Ok(())
+    }
+
+    async fn presence(&self, session: &SessionToken) -> Answer<Presence> {
+        self.get(as_session(Route::PresenceShow, session)).await
+    }
+
+    async fn set_presence(&self, session: &SessionToken, new: &NewLevel) -> Answer<Presence> {
+        self.raise_by(Act::SetPresence { new }, Route::PresenceSet, session, new).await
+    }
+
+    async fn ask_presence_reset(&self, session: &SessionToken) -> Answer<Presence> {
+        self.post(Route::PresenceReset, session, &wire::Nothing {}).await
+    }
+
+    async fn cancel_presence_reset(&self, session: &SessionToken) -> Answer<Presence> {
+        self.post(Route::PresenceCancelReset, session, &wire::Nothing {}).await
     }
 
     async fn link_identity(
@@ -371,7 +408,8 @@ impl AccountBackend for HttpBackend {
         identity: &AgentIdentity,
     ) -> Answer<AgentSummary> {
         let request = wire::Link { agent_id: agent.clone(), identity: identity.clone() };
-        self.post(Route::IdentityLink, session, &request).await
+        let act = Act::Link { agent, identity };
+        self.raise_by(act, Route::IdentityLink, session, &request).await
     }
 
     async fn unlink_identity(
@@ -403,7 +441,8 @@ impl AccountBackend for HttpBackend {
 
     async fn accept_head(&self, session: &SessionToken, head: &Head) -> Answer<()> {
         let request = wire::OneHead { head: head.clone() };
-        let wire::Done {} = self.post(Route::AuditAccept, session, &request).await?;
+        let act = Act::AcceptHead { head };
+        let wire::Done {} = self.raise_by(act, Route::AuditAccept, session, &request).await?;
         Ok(())
     }
 
