@@ -89,6 +89,38 @@ pub async fn ask(
     })
 }
 
+/// How the log ends now, and whether it has in it what was seen; changes nothing.
+///
+/// # Errors
+/// Those of the backend; `INTERNAL` for another log, and where the event that was seen is damaged.
+pub async fn end_of_log(
+    backend: &dyn AccountBackend,
+    session: &SessionToken,
+    seen: &SeenHead,
+) -> Answer<(Head, bool)> {
+    let from = seen.head.seq;
+    let filter = AuditFilter { from: Some(from), limit: Some(1), ..AuditFilter::default() };
+    let page = backend.query_audit(session, filter).await?;
+    let current = page.head;
+    let same_log = current.backend_id == seen.head.backend_id
+        && current.account == seen.head.account
+        && current.master_key == seen.head.master_key
+        && current.is_authentic();
+    if !same_log {
+        return Err(not_of_this_log());
+    }
+    let there = match page.events.first() {
+        Some(Entry::Event(event)) if event.seq == from => {
+            event.hash(seen.head.backend_id) == seen.head.hash
+        }
+        // What it was cannot be told, and nobody is accused of what a disk may have done.
+        Some(Entry::Damaged { damaged }) if *damaged == from => return Err(unreadable(from)),
+        _ => from == 0,
+    };
+    let has = there && current.place() >= seen.head.place();
+    Ok((current, has))
+}
+
 struct Look<'a> {
     heads: &'a Heads,
     backend: &'a dyn AccountBackend,
@@ -122,33 +154,14 @@ impl Look<'_> {
         head: &Head,
         seen: &SeenHead,
     ) -> Answer<Found> {
-        let from = seen.head.seq;
-        let filter = AuditFilter { from: Some(from), limit: Some(1), ..AuditFilter::default() };
-        let page = self.backend.query_audit(session, filter).await?;
-        let current = &page.head;
-        let same_log = current.backend_id == seen.head.backend_id
-            && current.account == seen.head.account
-            && current.master_key == seen.head.master_key
-            && current.is_authentic();
-        if !same_log {
-            return Err(not_of_this_log());
-        }
+        let (current, has) = end_of_log(self.backend, session, seen).await?;
         if current.set_backs > seen.head.set_backs {
-            return self.accepted(current, Box::new(seen.clone())).await;
+            return self.accepted(&current, Box::new(seen.clone())).await;
         }
-        let there = match page.events.first() {
-            Some(Entry::Event(event)) if event.seq == from => {
-                event.hash(seen.head.backend_id) == seen.head.hash
-            }
-            // What it was cannot be told, and nobody is accused of what a disk may have done.
-            Some(Entry::Damaged { damaged }) if *damaged == from => return Err(unreadable(from)),
-            _ => from == 0,
-        };
-        let ends_before = current.place() < seen.head.place();
-        if ends_before || !there {
-            return Err(self.contradicts(current, seen).await);
+        if !has {
+            return Err(self.contradicts(&current, seen).await);
         }
-        let furthest = if current.place() > head.place() { current } else { head };
+        let furthest = if current.place() > head.place() { &current } else { head };
         self.remember(furthest).await?;
         Ok(Found::GoesOn)
     }

@@ -23,7 +23,7 @@ async fn head(master: &Master) -> Head {
 }
 
 /// The backend on an older copy of its data.
-async fn set_back(env: &mut TestEnv, to: &Rows) {
+pub async fn set_back(env: &mut TestEnv, to: &Rows) {
     let mut changes: Vec<_> = env
         .rows()
         .await
