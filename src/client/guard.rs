@@ -16,6 +16,7 @@ use crate::core::passphrase;
 use crate::core::presence::{Act, PassphraseKey, Proof, Why};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::secret::SecretBytes;
+use crate::core::set_back::is_set_back;
 use crate::core::types::Salt;
 
 /// Passphrases that are asked for before a command gives up.
@@ -74,7 +75,15 @@ impl Guard for MasterGuard {
         match (act, head) {
             // It is about just that.
             (Act::AcceptHead { .. }, _) => Ok(()),
-            (_, Some(head)) => watch.look(&head).await.map(drop),
+            (act, Some(head)) => match (watch.look(&head).await, act) {
+                // What narrows is never refused, and looks the same as what widens from here.
+                (Err(problem), Act::SetScope { agent, scope })
+                    if is_set_back(&problem) && watch.narrows(agent, scope).await =>
+                {
+                    Ok(())
+                }
+                (looked, _) => looked.map(drop),
+            },
             // Every answer to a master has one, and who the master is was asked before.
             (_, None) => Err(no_head(&self.address)),
         }

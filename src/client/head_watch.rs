@@ -11,7 +11,9 @@ use super::connect::now;
 use super::heads::{Contradiction, Heads, SeenHead, Standing, contradiction};
 use crate::core::audit::{Entry, Head};
 use crate::core::backend::{AccountBackend, AuditFilter};
+use crate::core::identity::AgentIdentity;
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::scope::Scope;
 use crate::core::set_back::Compared;
 use crate::core::token::SessionToken;
 
@@ -291,6 +293,19 @@ impl<B: AccountBackend> HeadWatch<B> {
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 
+    fn held(&self) -> Option<SessionToken> {
+        let held = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref()
+            .map(|held| SessionToken::parse(held.expose()).expect("a token reads back as itself"))
+    }
+
+    /// Whether a scope is no wider than what the agent has, as far as the backend says.
+    pub async fn narrows(&self, agent: &AgentIdentity, scope: &Scope) -> bool {
+        let Some(session) = self.held() else { return false };
+        let found = self.backend.resolve_identity(&session, agent).await;
+        found.is_ok_and(|agent| scope.within(&agent.scope))
+    }
+
     /// As [`look`], once for each head.
     ///
     /// # Errors
@@ -300,14 +315,8 @@ impl<B: AccountBackend> HeadWatch<B> {
         if settled.as_ref() == Some(head) {
             return Ok(Found::GoesOn);
         }
-        let session = {
-            let held = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-            held.as_ref().map(|held| {
-                SessionToken::parse(held.expose()).expect("a token reads back as itself")
-            })
-        };
-        let session = session.as_ref();
-        let found = look(&self.heads, &self.backend, session, head, &self.address).await?;
+        let session = self.held();
+        let found = look(&self.heads, &self.backend, session.as_ref(), head, &self.address).await?;
         *settled = Some(head.clone());
         Ok(found)
     }

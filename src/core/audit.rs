@@ -136,14 +136,13 @@ pub struct Event {
     pub service: Option<ServiceName>,
     /// The account's presence level at that time.
     pub presence: String,
+    /// With [`Action::HeadAccepted`], and no other: what [`Head::set_backs`] is from here on. It
+    /// is more than any head has had that was seen, also of what is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_backs: Option<u64>,
     /// The agent's name at that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_name: Option<String>,
-}
-
-/// Whether an act of this kind and end makes the log one that its master accepted as set back.
-pub fn accepts_set_back(action: Action, outcome: Outcome) -> bool {
-    (action, outcome) == (Action::HeadAccepted, Outcome::Allowed)
 }
 
 impl Event {
@@ -176,8 +175,8 @@ pub struct Head {
     pub seq: u64,
     /// Hash of the last event.
     pub hash: Hash32,
-    /// How often up to here the master accepted that the log had been set back. Of two heads the
-    /// one with more of them is further on, whatever their numbers.
+    /// Counts up whenever the master accepts that the log was set back; 0 if that never was. Of two
+    /// heads the one with the higher count is further on, whatever their numbers.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub set_backs: u64,
     /// The account's master public key.
@@ -294,8 +293,8 @@ pub enum Fault {
     /// The event that was seen before is another now.
     #[error("event {0} is not the one that this client saw before: the log was forked")]
     Forked(u64),
-    /// The head says that more set-backs were accepted than the log has events of, or fewer.
-    #[error("the head at event {0} and the log disagree on how often it was set back")]
+    /// The count of accepted set-backs does not follow from the log's events.
+    #[error("event {0} does not fit the count of set-backs that the master accepted")]
     SetBacks(u64),
 }
 
@@ -338,7 +337,11 @@ impl Walk {
         if self.seen.as_ref().is_some_and(forked) {
             return Err(Fault::Forked(event.seq));
         }
-        self.set_backs += u64::from(accepts_set_back(event.action, event.outcome));
+        match (event.action, event.set_backs) {
+            (Action::HeadAccepted, Some(count)) if count > self.set_backs => self.set_backs = count,
+            (Action::HeadAccepted, _) | (_, Some(_)) => return Err(Fault::SetBacks(event.seq)),
+            (_, None) => {}
+        }
         self.next += 1;
         Ok(())
     }

@@ -46,6 +46,7 @@ fn log(seq: u64, fork: u8) -> Vec<Event> {
             request: None,
             service: None,
             presence: "none".to_owned(),
+            set_backs: None,
             agent_name: None,
         });
     }

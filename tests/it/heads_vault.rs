@@ -201,6 +201,11 @@ async fn a_copy_that_has_grown_past_what_was_seen_is_noticed_and_so_is_a_second_
     assert_eq!(restored.ada.read("other", "openrouter").await, b"sk-1");
     assert_eq!(restored.show(&accepted).await, Ok(CONTRADICTS));
     stopped(restored.ada.try_read("other", "openrouter").await);
+    // What is accepted then is further on than the acceptance that was lost.
+    restored.ada.backend.accept_head(&restored.ada.session, &accepted).await.unwrap();
+    assert!(head(&restored.ada).await.place() > accepted.place());
+    assert_eq!(restored.show(&accepted).await, Ok(ACCEPTED));
+    assert_eq!(restored.ada.verify(None).await.ok(), Some(head(&restored.ada).await.seq));
 }
 
 #[tokio::test]

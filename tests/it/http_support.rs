@@ -156,6 +156,7 @@ pub fn page() -> AuditPage {
         request: Some(RequestId([4; 16])),
         service: Some("openrouter".parse().unwrap()),
         presence: "none".into(),
+        set_backs: None,
         agent_name: Some("My-Agent".into()),
     };
     AuditPage {

@@ -144,6 +144,7 @@ impl Access {
             request: None,
             detail: None,
             presence: self.account.row.presence.clone(),
+            set_backs: None,
         }
     }
 

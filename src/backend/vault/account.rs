@@ -124,6 +124,7 @@ impl Inner {
                 request: None,
                 detail: Some(identity.clone()),
                 presence,
+                set_backs: None,
             });
             self.push_session(&token, &session, &mut proposal)?;
             if self.propose(proposal).await? {

@@ -11,7 +11,7 @@ use super::keys;
 use super::rows::{ChainRow, HeadRow};
 use super::sum::Sum;
 use crate::backend::store::{Check, Store, Value, Write};
-use crate::core::audit::{Event, accepts_set_back};
+use crate::core::audit::Event;
 use crate::core::cbor;
 use crate::core::types::{AccountId, BackendId};
 
@@ -226,8 +226,7 @@ impl Group {
             let key = keys::event(account, event.seq);
             let value = on.cells.seal_bytes(&key, &encoded)?;
             self.writes.push(Write::Put(key, value));
-            let accepted = accepts_set_back(event.action, event.outcome);
-            let set_backs = end.set_backs + u64::from(accepted);
+            let set_backs = event.set_backs.unwrap_or(end.set_backs);
             let end = ChainRow { seq: event.seq, hash, set_backs };
             self.ends.insert(account, end);
             self.effect.chains.insert(account, end);

@@ -180,6 +180,7 @@ impl Inner {
                     request: None,
                     detail: Some(detail),
                     presence: row.presence.clone(),
+                    set_backs: None,
                 });
                 tracing::error!(
                     account = %row.id, shown = head.seq, end = end.seq,
@@ -220,7 +221,10 @@ impl Inner {
             "event {} ({}) and what led to it are given up; the log ended at event {}",
             head.seq, head.hash, end.seq
         );
-        proposal.events.push(access.event(Action::HeadAccepted, Outcome::Allowed).detail(detail));
+        let mut event = access.event(Action::HeadAccepted, Outcome::Allowed).detail(detail);
+        // More than whatever is given up had: earlier acceptances may be among it.
+        event.set_backs = Some(end.set_backs.max(head.set_backs) + 1);
+        proposal.events.push(event);
         self.propose(proposal).await
     }
 }

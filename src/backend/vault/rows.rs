@@ -46,7 +46,7 @@ pub struct HeadRow {
 pub struct ChainRow {
     pub seq: u64,
     pub hash: Hash32,
-    /// How often up to here the master accepted that the log had been set back.
+    /// What heads count as set-backs from here on.
     #[serde(default)]
     pub set_backs: u64,
 }
