@@ -5,10 +5,11 @@ use agentkeys::core::audit::{Action, Head, Outcome};
 use agentkeys::core::backend::{Grant, RevokeTarget};
 use agentkeys::core::identity::AgentIdentity;
 use agentkeys::core::payment::Layer;
+use agentkeys::core::presence::{Level, NewLevel};
 use agentkeys::core::problem::{Answer, Code, Problem};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::set_back::{Compared, is_set_back};
-use agentkeys::core::types::{AccountId, BackendId, Hash32, PublicKey};
+use agentkeys::core::types::{AccountId, BackendId, Hash32, PublicKey, Salt};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::auth_request::child::{Child, fetch, pair, try_approve};
@@ -17,6 +18,10 @@ use crate::env::{MINUTE, Master, Rows, TestEnv, address, code, id, refused, scop
 const AGREES: Compared = Compared { agrees: true, accepted: false };
 const CONTRADICTS: Compared = Compared { agrees: false, accepted: false };
 const ACCEPTED: Compared = Compared { agrees: false, accepted: true };
+
+fn public(key: &Ed25519KeyPair) -> PublicKey {
+    PublicKey(key.public_key().as_ref().try_into().unwrap())
+}
 
 async fn head(master: &Master) -> Head {
     master.log().await.1
@@ -299,7 +304,7 @@ async fn no_head_but_the_accounts_own_does_anything_and_all_others_get_one_answe
     let mut raised = own.clone();
     raised.set_backs = 1;
     let mut of_another_key = own.clone();
-    of_another_key.master_key = PublicKey(key.public_key().as_ref().try_into().unwrap());
+    of_another_key.master_key = public(&key);
     let foreign = BackendId([9; 16]);
     let strangers = [
         ("another number", further.clone()),
@@ -369,4 +374,36 @@ async fn whoever_shows_wrong_heads_is_slowed_and_nobody_else() {
     // Pair codes have a count of their own.
     let child = Child::open(&env.vault(address(7)), pair("", Scope::everything())).await;
     child.register().await.unwrap();
+}
+
+#[tokio::test]
+async fn above_level_none_accepting_wants_a_proof_and_the_level_stays_while_it_is_set_back() {
+    let mut env = TestEnv::new().await;
+    let mut ada = env.master("ada").await;
+    let level = |seed: u8| NewLevel {
+        level: Level::Passphrase,
+        public_key: Some(public(&Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap())),
+        salt: Some(Salt([seed; 16])),
+    };
+    let copy = env.rows().await;
+    ada.agent("bot").await;
+    let seen = head(&ada).await;
+    // Put back to a copy from before the passphrase, nobody sets another one.
+    set_back(&mut env, &copy).await;
+    ada.backend = env.backend();
+    assert_eq!(env.http().compare_head(None, &seen).await, Ok(CONTRADICTS));
+    stopped(ada.backend.set_presence(&ada.session, &level(1)).await);
+    ada.backend.accept_head(&ada.session, &seen).await.unwrap();
+
+    ada.backend.set_presence(&ada.session, &level(2)).await.unwrap();
+    let copy = env.rows().await;
+    ada.agent("bot").await;
+    let seen = head(&ada).await;
+    set_back(&mut env, &copy).await;
+    ada.backend = env.backend();
+    assert_eq!(env.http().compare_head(None, &seen).await, Ok(CONTRADICTS));
+    stopped(ada.backend.set_presence(&ada.session, &NewLevel::none()).await);
+    let unproven = refused(ada.backend.accept_head(&ada.session, &seen).await);
+    assert!(unproven.code == Code::Denied && unproven.presence.is_some(), "{unproven}");
+    assert!(ada.backend.who_am_i(&ada.session).await.unwrap().set_back.is_some());
 }
