@@ -126,6 +126,26 @@ fn another_implementation_hashes_and_signs_alike() {
 }
 
 #[test]
+fn another_implementation_counts_set_backs_alike() {
+    let file = load("audit_vectors.json");
+    let backend: BackendId = parse(&file["backend_id"]);
+    let head: Head = read(&file["set_back_head"]);
+    let mut walk = Walk::new(backend, head.account, None);
+    for vector in list(&file["events"]).iter().chain([&file["accepted"]]) {
+        let event: Event = read(&vector["event"]);
+        assert_eq!(to_hex(&cbor::to_canonical(&event).unwrap()), text(&vector["cbor"]));
+        assert_eq!(event.hash(backend), parse(&vector["hash"]));
+        walk.step(&read(&vector["event"])).unwrap();
+    }
+    assert!(head.is_authentic());
+    let Head { account, seq, hash, set_backs, .. } = head;
+    let signed = Head::sign_set_back(backend, account, seq, hash, set_backs, &master(&file));
+    assert_eq!(signed, head);
+    assert_eq!(serde_json::to_value(&signed).unwrap(), file["set_back_head"]);
+    assert_eq!(walk.finish(&head), Ok(4));
+}
+
+#[test]
 fn a_changed_event_is_found() {
     for at in 0..6usize {
         let changes: [fn(&mut Event); 8] = [
