@@ -15,7 +15,8 @@ use crate::core::problem::{Code, Problem};
     description = "Checks the audit log of this account: that no event was changed, removed or \
                    reordered, that its end is signed by the master key, and that nothing was cut \
                    off since this client last looked. Exits with 1 if not, and names the first \
-                   bad event.",
+                   bad event. Where it was found before that the log was set back, and all is \
+                   there again, that is forgotten.",
     example = "agentkeys audit verify",
     example = "agentkeys audit verify --json"
 )]
@@ -67,7 +68,8 @@ impl Checked for AuditVerify {
         let link = context.link().await?;
         let open = context.open().await?;
         let me = open.backend.who_am_i(open.token).await?;
-        let seen = link.seen_head(me.account);
+        let remembered = link.seen_head(me.account);
+        let seen = remembered.as_ref().map(|seen| seen.head.clone());
         let mut filter =
             AuditFilter { from: Some(1), limit: Some(1_000), ..AuditFilter::default() };
         let mut walk: Option<Walk> = None;
@@ -91,6 +93,10 @@ impl Checked for AuditVerify {
         };
         let walk = walk.ok_or_else(Problem::internal)?;
         let count = walk.finish(&head).map_err(|fault| broken(&fault))?;
+        if let Some(seen) = remembered.filter(|seen| seen.contradicted.is_some()) {
+            link.verified(&seen.head, &head).await?;
+            context.out.say("the log has in it again what this client saw before");
+        }
         if context.out.json {
             context.out.object(&json!({ "verified": count, "head": head }))?;
         } else {
@@ -128,6 +134,7 @@ mod tests {
             master_key: PublicKey(key(seed).public_key().as_ref().try_into().unwrap()),
             identity: "unix:0".into(),
             presence: "none".into(),
+            set_back: None,
             presence_reset: None,
             wallet: WalletAddress([0; 20]),
             child: false,

@@ -1,5 +1,6 @@
 //! What one command works with: its options, its streams, and its connection, which is made when
 //! it is first needed and never twice.
+use std::cell::Cell;
 use std::ffi::OsString;
 
 use tokio::sync::OnceCell;
@@ -10,6 +11,7 @@ use super::report::shown;
 use super::session::{Link, Machine, SessionPlace, Wanted};
 use crate::core::backend::AccountBackend;
 use crate::core::problem::{Answer, Problem};
+use crate::core::set_back;
 use crate::core::token::SessionToken;
 
 /// One command's surroundings.
@@ -24,6 +26,8 @@ pub struct Context<'a> {
     pub machine: &'a dyn Machine,
     link: OnceCell<Box<dyn Link>>,
     token: OnceCell<SessionToken>,
+    /// Whether it was told already that something is wrong with the audit log.
+    told: Cell<bool>,
 }
 
 /// A backend, and the session to talk to it with.
@@ -39,7 +43,15 @@ impl<'a> Context<'a> {
     /// The surroundings of one command.
     pub fn new(global: Global, tail: Option<Vec<OsString>>, machine: &'a dyn Machine) -> Self {
         let out = Output::new(global.json);
-        Self { global, tail, out, machine, link: OnceCell::new(), token: OnceCell::new() }
+        Self {
+            global,
+            tail,
+            out,
+            machine,
+            link: OnceCell::new(),
+            token: OnceCell::new(),
+            told: Cell::new(false),
+        }
     }
 
     /// Says something under `--verbose`.
@@ -84,6 +96,8 @@ impl<'a> Context<'a> {
                     SessionPlace::File(path) => path.display().to_string(),
                 };
                 self.verbose(&format!("session {}, kept in {place}", token.id()));
+                // Before anything is done, so that a person who is asked knows it.
+                self.look_at_head(link).await;
                 if let Some(reset) = link.presence_reset() {
                     let (asked, from) = (reset.asked_at.for_people(), reset.from.for_people());
                     self.out.warn(&format!(
@@ -102,11 +116,34 @@ impl<'a> Context<'a> {
     /// Ends the command: compares and remembers the head of the audit log. A log that was cut
     /// off or forked is told, and does not undo what the command did.
     pub async fn close(&self) {
-        let Some(link) = self.link.get() else { return };
-        if let Err(problem) = link.remember_head().await {
-            self.out.warn(&problem.detail);
-            self.out.warn(&problem.cause);
-            self.out.warn("compare with what you know: agentkeys audit verify");
+        if let Some(link) = self.link.get() {
+            self.look_at_head(&**link).await;
         }
+    }
+
+    /// Compares and remembers the head of the audit log, and says once what is wrong with it.
+    async fn look_at_head(&self, link: &dyn Link) {
+        match link.remember_head().await {
+            Ok(None) => {}
+            Ok(Some(said)) => self.out.warn(&said),
+            Err(_) if self.told.get() => {}
+            Err(problem) => {
+                self.told.set(true);
+                self.out.warn(&problem.detail);
+                self.out.warn(&problem.cause);
+                let todo = if set_back::is_set_back(&problem) {
+                    "what gives anybody more rights is refused until the log agrees again \
+                     (agentkeys audit verify) or you accept the loss (agentkeys audit accept)"
+                } else {
+                    "compare with what you know: agentkeys audit verify"
+                };
+                self.out.warn(todo);
+            }
+        }
+    }
+
+    /// Says nothing more of what is wrong with the audit log: the command itself is about it.
+    pub fn tells_of_the_log(&self) {
+        self.told.set(true);
     }
 }

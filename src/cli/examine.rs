@@ -3,12 +3,15 @@ use super::daemon_facts;
 use super::session::{Fact, SessionPlace};
 use crate::client::connect;
 use crate::client::doctor::{
-    BackendFacts, BackendState, CertificateFacts, Clocks, Facts, IssuerFacts, KeyringState, RootKey,
+    BackendFacts, BackendState, CertificateFacts, Clocks, Facts, IssuerFacts, KeyringState,
+    LogFacts, RootKey,
 };
+use crate::client::heads::contradiction;
 use crate::core::backend::WhoAmI;
 use crate::core::pin::Fingerprint;
 use crate::core::presence::Level;
-use crate::core::problem::Problem;
+use crate::core::problem::{Answer, Problem};
+use crate::core::set_back;
 use crate::core::types::Timestamp;
 use crate::core::wire::WIRE_VERSION;
 use crate::harden::{Mechanism, Need, Profile, Report, State};
@@ -46,6 +49,7 @@ pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
             if found.backend.clocks.is_none() {
                 out.push(clock(me, now));
             }
+            out.extend(found.session.log.as_ref().map(|found| audit_log(me, found)));
         }
         (Some(Err(problem)), _) | (None, Err(problem)) => {
             // A private backend's is made anew by the next command.
@@ -225,6 +229,33 @@ fn root_key(key: &RootKey) -> Fact {
     )
 }
 
+/// How the audit log stands to what was seen of it.
+fn audit_log(me: &WhoAmI, found: &Answer<LogFacts>) -> Fact {
+    let name = "audit log";
+    if let Some(on_record) = &me.set_back {
+        return broken(name, &set_back::on_record(on_record));
+    }
+    let LogFacts { end, seen, has } = match found {
+        Ok(found) => found,
+        Err(problem) => return broken(name, problem),
+    };
+    let ends = format!("it ends at event {} now", end.seq);
+    let Some(seen) = seen else {
+        return Fact::good(name, format!("{ends}; this machine has not looked at it before"));
+    };
+    let before = format!("event {} was seen on {}", seen.head.seq, seen.seen_at.for_people());
+    let accepted = end.set_backs > seen.head.set_backs;
+    if accepted && !has {
+        let fix = "agentkeys usage shows by whom and when";
+        let found = format!("{before}; {ends}, and was accepted as set back since");
+        return Fact::warning(name, found, fix);
+    }
+    if !has || seen.contradicted.is_some() {
+        return broken(name, &contradiction(Some(end), seen));
+    }
+    Fact::good(name, format!("{before}; {ends}, and has that in it"))
+}
+
 /// How long a master session lives at most, in milliseconds.
 const LONGEST_SESSION: u64 = 30 * 86_400_000;
 /// By how much the clocks may differ before it is told, in milliseconds.
@@ -327,6 +358,7 @@ mod tests {
             master_key: PublicKey([0; 32]),
             identity: "unix:1000".into(),
             presence: "none".into(),
+            set_back: None,
             presence_reset: None,
             wallet: WalletAddress([0; 20]),
             child: false,

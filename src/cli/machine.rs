@@ -1,5 +1,5 @@
 //! The machine that a command really runs on: its connection by [`crate::client`].
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 
@@ -11,10 +11,12 @@ use crate::client::beside::{self, Asked};
 use crate::client::config::Names;
 use crate::client::connect::{self, Connection, Options, StopOutcome};
 use crate::client::doctor;
+use crate::client::heads::SeenHead;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
 use crate::core::presence::Reset;
 use crate::core::problem::{Answer, Code};
+use crate::core::set_back::{self, SetBack};
 use crate::core::sign_in::{Flow, SignInNews, Tell};
 use crate::core::token::SessionToken;
 use crate::core::types::AccountId;
@@ -25,6 +27,8 @@ pub struct ThisMachine;
 
 struct Reached {
     connection: Connection,
+    /// What the backend had on record when the command began.
+    set_back: OnceLock<SetBack>,
     presence_reset: Mutex<Option<Reset>>,
 }
 
@@ -45,7 +49,8 @@ fn defaults(names: &Names) -> Defaults {
 impl Machine for ThisMachine {
     async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>> {
         let connection = connect::connect(&options(wanted)).await?.asking(Arc::new(Person));
-        Ok(Box::new(Reached { connection, presence_reset: Mutex::default() }))
+        let (set_back, presence_reset) = (OnceLock::new(), Mutex::default());
+        Ok(Box::new(Reached { connection, set_back, presence_reset }))
     }
 
     async fn daemon(&self, wanted: &WantedDaemon) -> Answer<Option<Daemon>> {
@@ -104,6 +109,10 @@ impl Link for Reached {
             .with_session(async |backend, session| backend.who_am_i(session).await)
             .await?;
         *self.presence_reset.lock().unwrap_or_else(PoisonError::into_inner) = me.presence_reset;
+        if let Some(found) = me.set_back {
+            // A command asks once; what stands there already says the same.
+            let _ = self.set_back.set(found);
+        }
         self.connection.session().await
     }
 
@@ -116,12 +125,24 @@ impl Link for Reached {
         Ok(signed_in.news.unwrap_or_default())
     }
 
-    async fn remember_head(&self) -> Answer<()> {
-        self.connection.remember_head().await
+    async fn remember_head(&self) -> Answer<Option<String>> {
+        let said = self.connection.remember_head().await?;
+        match self.set_back.get() {
+            Some(found) => Err(set_back::on_record(found)),
+            None => Ok(said),
+        }
     }
 
-    fn seen_head(&self, account: AccountId) -> Option<Head> {
+    fn seen_head(&self, account: AccountId) -> Option<SeenHead> {
         self.connection.seen_head(account)
+    }
+
+    async fn take_accepted(&self) -> Answer<()> {
+        self.connection.remember_head().await.map(drop)
+    }
+
+    async fn verified(&self, seen: &Head, head: &Head) -> Answer<()> {
+        self.connection.verified(seen, head).await
     }
 
     fn presence_reset(&self) -> Option<Reset> {

@@ -28,6 +28,7 @@ pub mod session;
 pub mod source;
 
 pub mod approve;
+pub mod audit_accept;
 pub mod audit_verify;
 pub mod balance;
 pub mod completions;
@@ -164,6 +165,7 @@ pub const COMMANDS: &[Command] = &[
     command!("unlink", Agents, unlink::Unlink),
     command!("usage", Record, usage::Usage),
     command!("audit verify", Record, audit_verify::AuditVerify),
+    command!("audit accept", Record, audit_accept::AuditAccept),
     command!("balance", Record, balance::Balance),
     command!("fund", Record, fund::Fund),
     command!("doctor", Machine, doctor::Doctor),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::Serialize;
 
+use crate::client::heads::SeenHead;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
 use crate::core::holder::SessionHolder;
@@ -101,14 +102,24 @@ pub trait Link {
     /// master session that it gives. What the person has to do is told, a line at a time.
     async fn sign_in_by_issuer(&self, flow: Flow, tell: Tell<'_>) -> Answer<SignInNews>;
 
-    /// Compares the newest head of an answer with the highest that was seen, and remembers it.
+    /// Compares the newest head of an answer with the highest that was seen, and remembers it;
+    /// gives what there is to say about it.
     ///
     /// # Errors
-    /// The log was cut off or forked since this client last looked.
-    async fn remember_head(&self) -> Answer<()>;
+    /// The log was set back since this client last looked, or the backend has that on record.
+    async fn remember_head(&self) -> Answer<Option<String>>;
 
     /// The highest head that this client has seen of an account.
-    fn seen_head(&self, account: AccountId) -> Option<Head>;
+    fn seen_head(&self, account: AccountId) -> Option<SeenHead>;
+
+    /// Takes it from the answer to the acceptance that the log was set back, and goes on from there.
+    ///
+    /// # Errors
+    /// The answer's head does not say so.
+    async fn take_accepted(&self) -> Answer<()>;
+
+    /// Forgets that the log contradicted what was seen: all of it was verified up to `head`.
+    async fn verified(&self, seen: &Head, head: &Head) -> Answer<()>;
 
     /// A reset of the presence level that was asked for, as the session's check showed it.
     fn presence_reset(&self) -> Option<Reset>;

@@ -260,6 +260,7 @@ mod tests {
             request: None,
             service: Some("openrouter".parse().unwrap()),
             presence: "none".into(),
+            set_backs: None,
             agent_name: Some("my-agent".into()),
         };
         assert_eq!(

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::config::{Chooser, Config};
 use super::guard::{Asker, MasterGuard};
-use super::heads::{Heads, Standing};
+use super::head_watch::{Found, HeadWatch};
+use super::heads::{Heads, SeenHead};
 use super::http::{Address, HttpBackend, Options as HttpOptions};
 use super::places::Places;
 use super::private::Private;
@@ -16,9 +17,7 @@ pub use super::sessions::SessionPlace;
 use super::sessions::Sessions;
 use super::sign_in;
 use crate::core::audit::Head;
-use crate::core::backend::{
-    AccountBackend, AuditFilter, ClientInfo, CredentialBackend, IdentityProof, Minted,
-};
+use crate::core::backend::{AccountBackend, ClientInfo, CredentialBackend, IdentityProof, Minted};
 use crate::core::claim::Claim;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::secret::SecretBytes;
@@ -44,7 +43,7 @@ pub struct Connection {
     address: String,
     config: Config,
     sessions: Sessions,
-    heads: Heads,
+    watch: Arc<HeadWatch<HttpBackend>>,
     held: Mutex<Option<SessionToken>>,
     notes: Vec<String>,
 }
@@ -98,7 +97,7 @@ pub async fn connect_to(
     let named_by = Some(config.chosen_by.as_str());
     let http = HttpOptions { named_by, ..HttpOptions::default() };
     let backend = match (&config.backend, private) {
-        (Some(address), _) => HttpBackend::with_options(address.clone(), http),
+        (Some(address), _) => HttpBackend::with_options(address.clone(), http.clone()),
         (None, Some(private)) => {
             let found = private.find_or_start().await?;
             if verbose {
@@ -106,7 +105,7 @@ pub async fn connect_to(
                 let how = if found.started { "started" } else { "found" };
                 notes.push(format!("{how} the private backend, process {pid}"));
             }
-            let backend = HttpBackend::with_options(Address::Unix(found.socket), http);
+            let backend = HttpBackend::with_options(Address::Unix(found.socket), http.clone());
             backend.adopt(found.reached.stream).await;
             backend
         }
@@ -121,12 +120,14 @@ pub async fn connect_to(
         notes.extend(config.project_file.iter().map(|file| format!("read {}", file.display())));
         notes.extend(config.user_file.iter().map(|file| format!("read {}", file.display())));
     }
+    let aside = HttpBackend::with_options(backend.address().clone(), http);
+    let watch = HeadWatch::new(Heads::new(places), address.clone(), aside);
     Ok(Connection {
         backend,
         address,
         config,
         sessions,
-        heads: Heads::new(places),
+        watch: Arc::new(watch),
         held: Mutex::new(None),
         notes,
     })
@@ -135,7 +136,7 @@ pub async fn connect_to(
 impl Connection {
     /// The same, where the person is asked by `asker` for what the backend demands.
     pub fn asking(self, asker: Arc<dyn Asker>) -> Self {
-        let guard = MasterGuard::new(asker, self.address.clone());
+        let guard = MasterGuard::new(asker, self.address.clone()).watching(self.watch.clone());
         Self { backend: self.backend.guarded(Arc::new(guard)), ..self }
     }
 
@@ -275,45 +276,41 @@ impl Connection {
         self.sessions.place()
     }
 
-    /// Compares the newest head that an answer carried with the highest that was seen of that
-    /// account, and remembers it. Does nothing if there was none.
+    /// Compares the newest head that an answer carried with what was seen of that account, and
+    /// remembers it; does nothing if there was none. Says what there is to say, where the master
+    /// has accepted that the log was set back.
     ///
     /// # Errors
-    /// `INTERNAL`, saying what was seen and when, for a head that is older, forked, or signed by
-    /// another key; and when it cannot be stored.
-    pub async fn remember_head(&self) -> Answer<()> {
-        let Some(head) = self.backend().last_head() else { return Ok(()) };
-        let seen = match self.heads.remember(&head, &self.address, now()).await? {
-            Standing::Behind(seen) => seen,
-            Standing::Advanced | Standing::Unchanged => return Ok(()),
-        };
-        // Another command's answer may have overtaken ours. What is asked for now, after that
-        // head was seen, cannot end before it unless the log was changed.
-        let filter =
-            AuditFilter { from: Some(seen.head.seq), limit: Some(1), ..AuditFilter::default() };
-        let asked = self
-            .with_session(async |backend, session| {
-                backend.query_audit(session, filter.clone()).await
-            })
-            .await;
-        let current = match asked {
-            Ok(page) => page.head,
-            Err(_) => return Err(self.heads.older(&head, &seen)),
-        };
-        let same_log = current.backend_id == head.backend_id && current.account == head.account;
-        if !same_log || current.seq < seen.head.seq {
-            return Err(self.heads.older(&current, &seen));
-        }
-        self.heads.remember(&current, &self.address, now()).await.map(drop)
+    /// `DENIED`, saying what was seen and when, for a log that is older or forked; `INTERNAL` for
+    /// one that is signed by another key, and when it cannot be stored.
+    pub async fn remember_head(&self) -> Answer<Option<String>> {
+        let Some(head) = self.backend().last_head() else { return Ok(None) };
+        Ok(match self.watch.look(&head).await? {
+            Found::GoesOn | Found::Overtaken(_) => None,
+            Found::Accepted(seen) => Some(format!(
+                "the master has accepted that the audit log was set back: event {}, which this \
+                 client saw on {}, is given up",
+                seen.head.seq,
+                seen.seen_at.for_people()
+            )),
+        })
     }
 
     /// The highest head of an account of this backend that was seen.
-    pub fn seen_head(&self, account: AccountId) -> Option<Head> {
-        let seen = match self.backend().last_head() {
-            Some(last) => self.heads.seen(last.backend_id, account).ok().flatten(),
-            None => self.heads.seen_at(&self.address, account),
-        };
-        seen.map(|seen| seen.head)
+    pub fn seen_head(&self, account: AccountId) -> Option<SeenHead> {
+        let heads = self.watch.heads();
+        match self.backend().last_head() {
+            Some(last) => heads.seen(last.backend_id, account).ok().flatten(),
+            None => heads.seen_at(&self.address, account),
+        }
+    }
+
+    /// Forgets that the log contradicted what was seen: all of it was verified up to `head`.
+    ///
+    /// # Errors
+    /// `INTERNAL` when it cannot be stored.
+    pub async fn verified(&self, seen: &Head, head: &Head) -> Answer<()> {
+        self.watch.heads().verified(seen, head, now()).await
     }
 
     /// Makes a private backend's session by this process's uid and stores it, unless another
@@ -342,6 +339,7 @@ impl Connection {
     fn hold(&self, session: SessionToken) -> SessionToken {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         *held = Some(copy(&session));
+        self.watch.hold(copy(&session));
         session
     }
 

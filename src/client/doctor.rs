@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use super::config::{Chooser, Config};
 use super::connect::Options;
 use super::files;
+use super::head_watch;
+use super::heads::{Heads, SeenHead};
 use super::holder::recorded;
 pub use super::http::Clocks;
 use super::http::{Address, HttpBackend, Options as HttpOptions};
@@ -16,11 +18,13 @@ use super::places::Places;
 use super::private::Private;
 use super::sessions::{SessionPlace, Sessions};
 use super::sign_in::issuer::Issuer;
+use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, WhoAmI};
 use crate::core::holder::{Refusal, SessionHolder, Standing};
 use crate::core::identity::Alias;
 use crate::core::problem::{Answer, Problem};
 use crate::core::sign_in::Flow;
+use crate::core::token::SessionToken;
 use crate::core::types::Timestamp;
 use crate::keyring::{BusAddress, Keyring, KeyringError};
 use crate::web::Fetcher;
@@ -133,6 +137,18 @@ pub struct SessionFacts {
     pub stored: Answer<bool>,
     /// Who it is, as the backend says; absent if none is stored or the backend does not answer.
     pub who: Option<Answer<WhoAmI>>,
+    /// The account's audit log; absent if nobody is signed in.
+    pub log: Option<Answer<LogFacts>>,
+}
+
+/// How an account's audit log ends, and what this user's clients have seen of it.
+pub struct LogFacts {
+    /// Its end, as the backend says now.
+    pub end: Head,
+    /// What was seen; absent if this is the first look.
+    pub seen: Option<SeenHead>,
+    /// Whether the log has in it what was seen.
+    pub has: bool,
 }
 
 /// A daemon that runs on this machine.
@@ -188,7 +204,7 @@ pub async fn facts_of(places: Places, config: Answer<Config>, bus: Option<BusAdd
         _ => None,
     };
     let keyring = keyring_state(bus.as_ref()).await;
-    let session = session_facts(Sessions::with_bus(&places, bus), http.as_ref()).await;
+    let session = session_facts(&places, Sessions::with_bus(&places, bus), http.as_ref()).await;
     let root_key = root_key(places.data());
     let log_warnings = log_warnings(&places.log_file());
     let daemons = daemons(&places).await;
@@ -273,16 +289,40 @@ async fn find_private(places: &Places) -> Answer<Option<(Address, Option<u32>)>>
     Ok(found.map(|found| (Address::Unix(found.socket), found.reached.pid)))
 }
 
-async fn session_facts(sessions: Sessions, http: Option<&HttpBackend>) -> SessionFacts {
+async fn session_facts(
+    places: &Places,
+    sessions: Sessions,
+    http: Option<&HttpBackend>,
+) -> SessionFacts {
     let Some(http) = http else {
-        return SessionFacts { place: sessions.place(), stored: Ok(false), who: None };
+        return SessionFacts { place: sessions.place(), stored: Ok(false), who: None, log: None };
     };
+    let mut log = None;
     let (stored, who) = match sessions.get(&http.address().to_string()).await {
-        Ok(Some(session)) => (Ok(true), Some(http.who_am_i(&session).await)),
+        Ok(Some(session)) => {
+            let who = http.who_am_i(&session).await;
+            if let (Ok(_), Some(end)) = (&who, http.last_head()) {
+                log = Some(log_facts(places, http, &session, end).await);
+            }
+            (Ok(true), Some(who))
+        }
         Ok(None) => (Ok(false), None),
         Err(problem) => (Err(problem), None),
     };
-    SessionFacts { place: sessions.place(), stored, who }
+    SessionFacts { place: sessions.place(), stored, who, log }
+}
+
+async fn log_facts(
+    places: &Places,
+    http: &HttpBackend,
+    session: &SessionToken,
+    end: Head,
+) -> Answer<LogFacts> {
+    let Some(seen) = Heads::new(places).seen(end.backend_id, end.account)? else {
+        return Ok(LogFacts { end, seen: None, has: true });
+    };
+    let (end, has) = head_watch::end_of_log(http, session, &seen).await?;
+    Ok(LogFacts { end, seen: Some(seen), has })
 }
 
 async fn daemons(places: &Places) -> Answer<Vec<DaemonFacts>> {

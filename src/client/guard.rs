@@ -1,5 +1,6 @@
-//! What stands before every act that raises what someone may do: the person's passphrase, where
-//! the backend demands a proof that they are there.
+//! What stands before every act that raises what someone may do: that the audit log is the one
+//! that was seen before, and the person's passphrase, where the backend demands a proof that they
+//! are there.
 //!
 //! Must never keep a passphrase: what is kept, for as long as one command runs, is the key that
 //! it was stretched to. Must never sign an act but the one that this program is about to send.
@@ -8,12 +9,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::http::Guard;
+use super::head_watch::HeadWatch;
+use super::http::{Guard, HttpBackend};
 use crate::core::audit::Head;
 use crate::core::passphrase;
 use crate::core::presence::{Act, PassphraseKey, Proof, Why};
-use crate::core::problem::{Answer, Problem};
+use crate::core::problem::{Answer, Code, Problem};
 use crate::core::secret::SecretBytes;
+use crate::core::set_back::is_set_back;
 use crate::core::types::Salt;
 
 /// Passphrases that are asked for before a command gives up.
@@ -33,6 +36,7 @@ pub trait Asker: Send + Sync {
 pub struct MasterGuard {
     asker: Arc<dyn Asker>,
     address: String,
+    watch: Option<Arc<HeadWatch<HttpBackend>>>,
     asked: Mutex<Asked>,
 }
 
@@ -46,14 +50,43 @@ struct Asked {
 impl MasterGuard {
     /// Asks by `asker`, and names the backend by its address.
     pub fn new(asker: Arc<dyn Asker>, address: String) -> Self {
-        Self { asker, address, asked: Mutex::default() }
+        Self { asker, address, watch: None, asked: Mutex::default() }
     }
+
+    /// The same, and sends nothing while `watch` finds that the audit log was set back.
+    pub fn watching(self, watch: Arc<HeadWatch<HttpBackend>>) -> Self {
+        Self { watch: Some(watch), ..self }
+    }
+}
+
+fn no_head(address: &str) -> Problem {
+    Problem::new(
+        Code::Denied,
+        "access denied: the backend shows no head of the audit log",
+        format!("{address} has shown none, so nobody can say whether its log was set back"),
+        "do not trust this backend, or what is between it and here, until you know why",
+    )
 }
 
 #[async_trait]
 impl Guard for MasterGuard {
-    async fn before(&self, _act: &Act<'_>, _head: Option<Head>) -> Answer<()> {
-        Ok(())
+    async fn before(&self, act: &Act<'_>, head: Option<Head>) -> Answer<()> {
+        let Some(watch) = &self.watch else { return Ok(()) };
+        match (act, head) {
+            // It is about just that.
+            (Act::AcceptHead { .. }, _) => Ok(()),
+            (act, Some(head)) => match (watch.look(&head).await, act) {
+                // What narrows is never refused, and looks the same as what widens from here.
+                (Err(problem), Act::SetScope { agent, scope })
+                    if is_set_back(&problem) && watch.narrows(agent, scope).await =>
+                {
+                    Ok(())
+                }
+                (looked, _) => looked.map(drop),
+            },
+            // Every answer to a master has one, and who the master is was asked before.
+            (_, None) => Err(no_head(&self.address)),
+        }
     }
 
     async fn prove(&self, act: &Act<'_>, problem: Problem) -> Answer<Proof> {

@@ -170,7 +170,7 @@ impl HttpBackend {
     async fn poll<T: DeserializeOwned>(&self, ask: Ask) -> Answer<Option<T>> {
         let route = ask.route;
         let deadline = self.options.request + ask.patience;
-        let known = self.head_seq();
+        let known = self.head_place();
         let exchange = tokio::time::timeout(deadline, self.exchange(ask));
         let received =
             exchange.await.map_err(|_| fault::no_answer(&self.address, route, deadline))??;
@@ -265,21 +265,21 @@ impl HttpBackend {
         kept.retain(|connection| connection.since.elapsed() < idle);
     }
 
-    fn head_seq(&self) -> Option<u64> {
+    fn head_place(&self) -> Option<(u64, u64)> {
         let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
-        head.as_ref().map(|head| head.seq)
+        head.as_ref().map(Head::place)
     }
 
     /// Remembers a head. Of answers that crossed each other the higher one stays; one that is
     /// older than what was `known` before its request was sent is kept, so that whoever
     /// compares heads sees it.
-    fn keep_head(&self, head: Head, known: Option<u64>) {
+    fn keep_head(&self, head: Head, known: Option<(u64, u64)>) {
         let mut last = self.head.lock().unwrap_or_else(PoisonError::into_inner);
         let crossed = last.as_ref().is_some_and(|last| {
             last.backend_id == head.backend_id
                 && last.account == head.account
-                && last.seq > head.seq
-                && known.is_none_or(|known| head.seq >= known)
+                && last.place() > head.place()
+                && known.is_none_or(|known| head.place() >= known)
         });
         if !crossed {
             *last = Some(head);

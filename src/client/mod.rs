@@ -8,6 +8,7 @@ pub mod connect;
 pub mod doctor;
 pub mod files;
 pub mod guard;
+pub mod head_watch;
 pub mod heads;
 pub mod holder;
 pub mod http;

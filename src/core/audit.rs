@@ -55,6 +55,10 @@ pub enum Action {
     Fund,
     /// An amount was taken from the ledger.
     Debit,
+    /// A client showed a signed head that this log does not have in it.
+    HeadContradicted,
+    /// The master accepted that the log was set back behind such a head.
+    HeadAccepted,
     /// The presence level was set, or its reset was asked for or taken back.
     Presence,
 }
@@ -132,6 +136,10 @@ pub struct Event {
     pub service: Option<ServiceName>,
     /// The account's presence level at that time.
     pub presence: String,
+    /// With [`Action::HeadAccepted`], and no other: what [`Head::set_backs`] is from here on. It
+    /// is more than any head has had that was seen, also of what is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_backs: Option<u64>,
     /// The agent's name at that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_name: Option<String>,
@@ -167,10 +175,18 @@ pub struct Head {
     pub seq: u64,
     /// Hash of the last event.
     pub hash: Hash32,
+    /// Counts up whenever the master accepts that the log was set back; 0 if that never was. Of two
+    /// heads the one with the higher count is further on, whatever their numbers.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub set_backs: u64,
     /// The account's master public key.
     pub master_key: PublicKey,
     /// Ed25519 by the master key.
     pub signature: Signature,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Head {
@@ -180,6 +196,11 @@ impl Head {
             .field(&self.account.0)
             .field(&self.seq.to_be_bytes())
             .field(&self.hash.0);
+        // A log that was never set back is signed without the field.
+        let framed = match self.set_backs {
+            0 => framed,
+            set_backs => framed.field(&set_backs.to_be_bytes()),
+        };
         Hash32::of(framed.bytes())
     }
 
@@ -191,12 +212,25 @@ impl Head {
         hash: Hash32,
         master: &Ed25519KeyPair,
     ) -> Self {
+        Self::sign_set_back(backend_id, account, seq, hash, 0, master)
+    }
+
+    /// The same for a log of which the master accepted that it was set back.
+    pub fn sign_set_back(
+        backend_id: BackendId,
+        account: AccountId,
+        seq: u64,
+        hash: Hash32,
+        set_backs: u64,
+        master: &Ed25519KeyPair,
+    ) -> Self {
         use ring::signature::KeyPair;
         let mut head = Self {
             backend_id,
             account,
             seq,
             hash,
+            set_backs,
             master_key: PublicKey([0; 32]),
             signature: Signature([0; 64]),
         };
@@ -204,6 +238,11 @@ impl Head {
         let signature = master.sign(&head.digest().0);
         head.signature.0.copy_from_slice(signature.as_ref());
         head
+    }
+
+    /// How far on the log is at this head: heads of one log are ordered by it.
+    pub fn place(&self) -> (u64, u64) {
+        (self.set_backs, self.seq)
     }
 
     /// Whether the signature is the master key's.
@@ -254,6 +293,9 @@ pub enum Fault {
     /// The event that was seen before is another now.
     #[error("event {0} is not the one that this client saw before: the log was forked")]
     Forked(u64),
+    /// The count of accepted set-backs does not follow from the log's events.
+    #[error("event {0} does not fit the count of set-backs that the master accepted")]
+    SetBacks(u64),
 }
 
 /// Walks a chain from its first event; feed it every entry in order, then [`Walk::finish`].
@@ -262,13 +304,14 @@ pub struct Walk {
     account: AccountId,
     next: u64,
     last: Hash32,
+    set_backs: u64,
     seen: Option<Head>,
 }
 
 impl Walk {
     /// A walk over one account's chain. `seen` is the highest head that this client remembers.
     pub fn new(backend: BackendId, account: AccountId, seen: Option<&Head>) -> Self {
-        Self { backend, account, next: 1, last: GENESIS, seen: seen.cloned() }
+        Self { backend, account, next: 1, last: GENESIS, set_backs: 0, seen: seen.cloned() }
     }
 
     /// Takes the next entry.
@@ -293,6 +336,11 @@ impl Walk {
         let forked = |seen: &Head| seen.seq == event.seq && seen.hash != self.last;
         if self.seen.as_ref().is_some_and(forked) {
             return Err(Fault::Forked(event.seq));
+        }
+        match (event.action, event.set_backs) {
+            (Action::HeadAccepted, Some(count)) if count > self.set_backs => self.set_backs = count,
+            (Action::HeadAccepted, _) | (_, Some(_)) => return Err(Fault::SetBacks(event.seq)),
+            (_, None) => {}
         }
         self.next += 1;
         Ok(())
@@ -319,6 +367,9 @@ impl Walk {
         }
         if head.hash != self.last {
             return Err(Fault::Head(count));
+        }
+        if head.set_backs != self.set_backs {
+            return Err(Fault::SetBacks(count));
         }
         match self.seen {
             Some(seen) if seen.seq > count => Err(Fault::CutOff(self.next)),

@@ -17,6 +17,7 @@ use super::presence::{NewLevel, Presence, Reset};
 use super::problem::Answer;
 use super::scope::Scope;
 use super::secret::SecretBytes;
+use super::set_back::{Compared, SetBack};
 use super::sign_in::{Flow, SignInNews, SignInStart, SignInTicket};
 use super::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use super::types::{
@@ -365,6 +366,9 @@ pub struct WhoAmI {
     pub identity: String,
     /// The account's presence level.
     pub presence: String,
+    /// That the account's audit log was set back, which stops what raises rights; for a master.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_back: Option<SetBack>,
     /// A reset of the presence level that was asked for, for everybody to see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence_reset: Option<Reset>,
@@ -565,6 +569,15 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
         session: &SessionToken,
         identity: &AgentIdentity,
     ) -> Answer<AgentSummary>;
+
+    /// Shows a head of the account's log that was seen before; one that the log does not have in
+    /// it is put on record, and stops what raises rights. The session may be missing: the head
+    /// itself is the proof.
+    async fn compare_head(&self, session: Option<&SessionToken>, head: &Head) -> Answer<Compared>;
+
+    /// Accepts that the log was set back behind a head, which is given up with all that followed
+    /// from it.
+    async fn accept_head(&self, session: &SessionToken, head: &Head) -> Answer<()>;
 
     /// The newest signed head that an answer carried, if any did.
     fn last_head(&self) -> Option<Head>;

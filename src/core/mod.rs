@@ -21,6 +21,7 @@ pub mod problem;
 pub mod scope;
 pub mod seal;
 pub mod secret;
+pub mod set_back;
 pub mod sign_in;
 pub mod token;
 pub mod types;

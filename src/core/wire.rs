@@ -127,6 +127,10 @@ routes! {
     CredentialTeardown "credential_teardown" "DELETE" "/credential/teardown";
     /// Reads the audit log.
     AuditQuery "audit_query" "GET" "/audit/query";
+    /// Shows a head of the log that was seen before.
+    AuditCompare "audit_compare" "POST" "/audit/compare";
+    /// Accepts that the log was set back.
+    AuditAccept "audit_accept" "POST" "/audit/accept";
     /// Registers a child at the rendezvous.
     RendezvousRegister "rendezvous_register" "POST" "/rendezvous/register";
     /// Waits for the payload.

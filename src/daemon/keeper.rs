@@ -6,9 +6,10 @@
 //! backend takes the last renewal secret back only until its successor is used.
 mod asking;
 mod calls;
+mod heads;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -19,8 +20,7 @@ use super::options::Options;
 use super::reach::{Backend, Reach};
 use super::request::{Given, Minted};
 use crate::client::connect::now;
-use crate::client::heads::{Heads, Standing as HeadStanding};
-use crate::core::audit::Head;
+use crate::client::heads::Heads;
 use crate::core::auth_request::Details;
 use crate::core::backend::{self, WhoAmI};
 use crate::core::decision::Mistrust;
@@ -76,6 +76,8 @@ struct State {
     session: Option<Arc<HeldSession>>,
     /// Why there is no going on with what the mirror held.
     lost: Option<Problem>,
+    /// That the audit log was set back, and when that was found.
+    set_back: Option<(Instant, Problem)>,
     /// What a call has not been told yet.
     untold: Option<Problem>,
     /// That another account answered the last request: told with the next one.
@@ -164,7 +166,8 @@ impl Keeper {
         let me = self.state().me.clone();
         let lost = self.state().lost.is_some();
         if let (Some(me), false) = (me, lost) {
-            match self.renew(&me).await {
+            self.not_set_back_just_now()?;
+            match self.renew_or_see_why(&me).await {
                 Ok(()) => {
                     return self.live().ok_or_else(|| Problem::internal().into());
                 }
@@ -239,20 +242,6 @@ impl Keeper {
         // The one that an earlier answer carried is none of this answer's, which has an event of
         // its own in the log.
         if before.as_ref() == Some(&head) { Err(none()) } else { Ok(minted) }
-    }
-
-    /// Compares the head of the audit log with the highest that this machine has seen.
-    async fn remember(&self, head: &Head, identity: &Identity) -> Answer<()> {
-        if !identity.owns(head) {
-            return Err(refused(Mistrust::Pin.to_string()));
-        }
-        let Some((heads, address)) = &self.heads else { return Ok(()) };
-        match heads.remember(head, address, now()).await? {
-            // A command of the master's on this machine may have overtaken this answer: what is
-            // tried again then is further on.
-            HeadStanding::Behind(seen) => Err(heads.older(head, &seen)),
-            HeadStanding::Advanced | HeadStanding::Unchanged => Ok(()),
-        }
     }
 
     /// Mirrors a session and then holds it. Runs in its turn.
@@ -415,7 +404,7 @@ impl Keeper {
         }
         let _turn = self.turn.lock().await;
         let Some(me) = due(self) else { return };
-        if let Err(problem) = self.renew(&me).await {
+        if let Err(problem) = self.renew_or_see_why(&me).await {
             tracing::warn!(cause = %problem.cause, "the session was not renewed: {problem}");
             if problem.pair_again {
                 let mut state = self.state();

@@ -37,6 +37,7 @@ fn event(seq: u64, prev: Hash32) -> Event {
         request: Some(RequestId([5; 16])),
         service: Some("openrouter".parse().unwrap()),
         presence: "none".into(),
+        set_backs: None,
         agent_name: Some("my-bot".into()),
     }
 }
@@ -91,15 +92,16 @@ fn of(entry: &mut Entry) -> &mut Event {
 /// canonical order; also those of the actor.
 #[test]
 fn the_plain_encoding_of_an_event_is_the_canonical_one() {
-    let full = event(1, GENESIS);
+    let mut full = event(1, GENESIS);
+    full.set_backs = Some(2);
     assert_eq!(cbor::to_row(&full).unwrap(), cbor::to_canonical(&full).unwrap());
     let shown = serde_json::to_value(&full).unwrap();
-    assert_eq!(shown.as_object().unwrap().len(), 13, "every field is there in this test");
+    assert_eq!(shown.as_object().unwrap().len(), 14, "every field is there in this test");
     assert_eq!(shown["by"].as_object().unwrap().len(), 4, "every field is there in this test");
     let mut bare = full;
     bare.by = Actor::default();
     (bare.agent, bare.detail, bare.request) = (None, None, None);
-    (bare.service, bare.agent_name) = (None, None);
+    (bare.service, bare.agent_name, bare.set_backs) = (None, None, None);
     assert_eq!(cbor::to_row(&bare).unwrap(), cbor::to_canonical(&bare).unwrap());
 }
 
@@ -121,6 +123,26 @@ fn another_implementation_hashes_and_signs_alike() {
     let signed = Head::sign(backend, head.account, head.seq, head.hash, &master(&file));
     assert_eq!(signed, head);
     assert_eq!(walk.finish(&head), Ok(3));
+}
+
+#[test]
+fn another_implementation_counts_set_backs_alike() {
+    let file = load("audit_vectors.json");
+    let backend: BackendId = parse(&file["backend_id"]);
+    let head: Head = read(&file["set_back_head"]);
+    let mut walk = Walk::new(backend, head.account, None);
+    for vector in list(&file["events"]).iter().chain([&file["accepted"]]) {
+        let event: Event = read(&vector["event"]);
+        assert_eq!(to_hex(&cbor::to_canonical(&event).unwrap()), text(&vector["cbor"]));
+        assert_eq!(event.hash(backend), parse(&vector["hash"]));
+        walk.step(&read(&vector["event"])).unwrap();
+    }
+    assert!(head.is_authentic());
+    let Head { account, seq, hash, set_backs, .. } = head;
+    let signed = Head::sign_set_back(backend, account, seq, hash, set_backs, &master(&file));
+    assert_eq!(signed, head);
+    assert_eq!(serde_json::to_value(&signed).unwrap(), file["set_back_head"]);
+    assert_eq!(walk.finish(&head), Ok(4));
 }
 
 #[test]
@@ -306,4 +328,40 @@ fn the_json_forms_are_strict() {
     assert_eq!(read::<Entry>(&json!({ "damaged": 3 })), Entry::Damaged { damaged: 3 });
     let key = PublicKey([0; 32]);
     assert!(serde_json::from_value::<Head>(json!({ "seq": 1, "master_key": key })).is_err());
+}
+
+/// An honest log in which the second event accepts a set-back.
+fn accepted(count: u64) -> (Vec<Event>, Head) {
+    let mut events = log(1);
+    let mut accepts = event(2, events[0].hash(BACKEND));
+    (accepts.action, accepts.set_backs) = (Action::HeadAccepted, Some(count));
+    events.push(accepts);
+    let events = continued(events, 4);
+    let hash = events.last().unwrap().hash(BACKEND);
+    let head = Head::sign_set_back(BACKEND, ACCOUNT, 4, hash, count, &key(7));
+    (events, head)
+}
+
+#[test]
+fn a_head_counts_the_set_backs_that_the_log_accepts_and_no_others() {
+    let (events, head) = accepted(3);
+    assert!(head.is_authentic());
+    assert_eq!(walk(&entries(&events), &head, None), Ok(4));
+    // Signed for another count: by the account's key, so the log itself has to tell.
+    for count in [0, 2, 4] {
+        let hash = events.last().unwrap().hash(BACKEND);
+        let other = Head::sign_set_back(BACKEND, ACCOUNT, 4, hash, count, &key(7));
+        assert_eq!(walk(&entries(&events), &other, None), Err(Fault::SetBacks(4)), "{count}");
+    }
+    let mut changed = head.clone();
+    changed.set_backs = 0;
+    assert!(!changed.is_authentic());
+    // A count that goes back, one without an acceptance, an acceptance without one.
+    let (events, _) = accepted(0);
+    assert_eq!(walk(&entries(&events), &head, None), Err(Fault::SetBacks(2)));
+    let mut events = log(2);
+    events[1].set_backs = Some(1);
+    assert_eq!(walk(&entries(&events), &head, None), Err(Fault::SetBacks(2)));
+    (events[1].action, events[1].set_backs) = (Action::HeadAccepted, None);
+    assert_eq!(walk(&entries(&events), &head, None), Err(Fault::SetBacks(2)));
 }

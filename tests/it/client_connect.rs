@@ -13,18 +13,18 @@ use agentkeys::core::secret::SecretBytes;
 use agentkeys::harden;
 use agentkeys::keyring::BusAddress;
 
-use crate::client_stand_in::{ACCOUNT, StandIn, head};
+use crate::client_stand_in::StandIn;
 use crate::keyring::Desktop;
 
 /// A home of its own, with a stand-in as its private backend.
-struct Home {
+pub struct Home {
     folder: tempfile::TempDir,
-    stand_in: StandIn,
+    pub stand_in: StandIn,
     bus: Option<BusAddress>,
 }
 
 impl Home {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = Self { folder, stand_in: StandIn::default(), bus: None };
         let state = home.places().state().to_path_buf();
@@ -54,7 +54,7 @@ impl Home {
     }
 
     /// The private backend's.
-    async fn private(&self) -> Connection {
+    pub async fn private(&self) -> Connection {
         self.connect(None).await
     }
 
@@ -72,7 +72,7 @@ impl Home {
     }
 }
 
-async fn list(connection: &Connection) -> Answer<usize> {
+pub async fn list(connection: &Connection) -> Answer<usize> {
     connection
         .with_session(async |backend, session| backend.list_agents(session).await)
         .await
@@ -204,64 +204,6 @@ async fn a_sessions_file_that_is_not_ours_alone_stops_the_command() {
     let refused = list(&home.private().await).await.unwrap_err();
     assert!(refused.cause.contains("link"), "{}", refused.cause);
     assert_eq!(home.stand_in.state().made, 1);
-}
-
-#[tokio::test]
-async fn an_older_head_is_a_problem_that_says_what_was_seen_and_stays_one() {
-    let home = Home::new();
-    home.stand_in.state().head = Some(head(9, 9));
-    let connection = home.private().await;
-    connection.remember_head().await.unwrap();
-    assert_eq!(connection.seen_head(ACCOUNT), None);
-    list(&connection).await.unwrap();
-    connection.remember_head().await.unwrap();
-    assert_eq!(home.private().await.seen_head(ACCOUNT), Some(head(9, 9)));
-
-    home.stand_in.state().head = Some(head(8, 8));
-    for _ in 0..2 {
-        let connection = home.private().await;
-        list(&connection).await.unwrap();
-        let older = connection.remember_head().await.unwrap_err();
-        assert!(older.detail.contains("older"), "{}", older.detail);
-        assert!(older.cause.contains("event 8") && older.cause.contains("event 9"));
-    }
-    home.stand_in.state().head = Some(head(10, 10));
-    let connection = home.private().await;
-    list(&connection).await.unwrap();
-    connection.remember_head().await.unwrap();
-}
-
-#[tokio::test]
-async fn an_answer_that_another_command_overtook_is_no_cause_for_alarm() {
-    let home = Home::new();
-    let slow = home.private().await;
-    home.stand_in.state().head = Some(head(8, 8));
-    list(&slow).await.unwrap();
-    let fast = home.private().await;
-    home.stand_in.state().head = Some(head(9, 9));
-    list(&fast).await.unwrap();
-    fast.remember_head().await.unwrap();
-    slow.remember_head().await.unwrap();
-    assert_eq!(slow.seen_head(ACCOUNT), Some(head(9, 9)));
-    assert_eq!(home.stand_in.state().count("/audit/query"), 1);
-}
-
-#[tokio::test]
-async fn a_forked_log_is_a_problem_also_when_it_is_found_by_asking_again() {
-    let home = Home::new();
-    home.stand_in.state().head = Some(head(9, 9));
-    let connection = home.private().await;
-    list(&connection).await.unwrap();
-    connection.remember_head().await.unwrap();
-    home.stand_in.state().head = Some(head(9, 1));
-    list(&connection).await.unwrap();
-    assert!(connection.remember_head().await.unwrap_err().detail.contains("forked"));
-    let again = home.private().await;
-    home.stand_in.state().head = Some(head(8, 1));
-    list(&again).await.unwrap();
-    home.stand_in.state().current = Some(head(9, 1));
-    assert!(again.remember_head().await.unwrap_err().detail.contains("forked"));
-    assert_eq!(again.seen_head(ACCOUNT), Some(head(9, 9)));
 }
 
 #[tokio::test]

@@ -5,12 +5,13 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use agentkeys::core::audit::Head;
+use agentkeys::core::audit::{Action, Actor, Entry, Event, GENESIS, Head, Outcome};
 use agentkeys::core::backend::{AuditPage, WhoAmI};
 use agentkeys::core::encoding::to_base64;
 use agentkeys::core::problem::{Code, Problem};
+use agentkeys::core::set_back::Compared;
 use agentkeys::core::token::SessionToken;
-use agentkeys::core::types::{AccountId, BackendId, Hash32, PublicKey, Timestamp, WalletAddress};
+use agentkeys::core::types::{AccountId, BackendId, PublicKey, Timestamp, WalletAddress};
 use agentkeys::core::wire::{self, Shown};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -24,10 +25,38 @@ use tokio::net::UnixListener;
 pub const ACCOUNT: AccountId = AccountId([2; 16]);
 const BACKEND: BackendId = BackendId([1; 16]);
 
-/// A head of the stand-in's one account.
-pub fn head(seq: u64, hash: u8) -> Head {
-    let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
-    Head::sign(BACKEND, ACCOUNT, seq, Hash32([hash; 32]), &key)
+fn key() -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap()
+}
+
+/// The log of the stand-in's one account as it is after `seq` events; of each `fork` another.
+fn log(seq: u64, fork: u8) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for seq in 1..=seq {
+        events.push(Event {
+            by: Actor::default(),
+            seq,
+            prev: events.last().map_or(GENESIS, |last| last.hash(BACKEND)),
+            time: Timestamp(seq),
+            agent: None,
+            action: Action::Read,
+            detail: Some(fork.to_string()),
+            account: ACCOUNT,
+            outcome: Outcome::Allowed,
+            request: None,
+            service: None,
+            presence: "none".to_owned(),
+            set_backs: None,
+            agent_name: None,
+        });
+    }
+    events
+}
+
+/// A head of the stand-in's one account: of that many events of the log that was forked so.
+pub fn head(seq: u64, fork: u8) -> Head {
+    let hash = log(seq, fork).last().map_or(GENESIS, |last| last.hash(BACKEND));
+    Head::sign(BACKEND, ACCOUNT, seq, hash, &key())
 }
 
 /// What the stand-in does, and what it saw.
@@ -41,6 +70,10 @@ pub struct State {
     pub head: Option<Head>,
     /// The head that an audit query answers with; else `head`.
     pub current: Option<Head>,
+    /// Which log an audit query reads events of.
+    pub fork: u8,
+    /// What a comparison answers, whatever is shown.
+    pub compared: Option<Compared>,
     /// Refuses to list agents with this code, whoever asks.
     pub refusal: Option<Code>,
     /// Path and bearer of each request.
@@ -52,7 +85,7 @@ impl State {
         self.seen.iter().filter(|(seen, _)| seen == path).count()
     }
 
-    fn answer(&mut self, path: &str, bearer: String) -> Result<Vec<u8>, Problem> {
+    fn answer(&mut self, path: &str, query: &str, bearer: String) -> Result<Vec<u8>, Problem> {
         self.seen.push((path.to_owned(), bearer.clone()));
         if path == "/session/create" {
             self.made += 1;
@@ -80,6 +113,7 @@ impl State {
                 master_key: PublicKey([4; 32]),
                 identity: "unix:0".to_owned(),
                 presence: "none".to_owned(),
+                set_back: None,
                 presence_reset: None,
                 wallet: WalletAddress([3; 20]),
                 child: false,
@@ -91,8 +125,14 @@ impl State {
             },
             "/audit/query" => {
                 let head = self.current.clone().or(self.head.clone()).unwrap();
-                Ok(json(&AuditPage { events: Vec::new(), next: None, head }))
+                let from = query.split('&').find_map(|field| field.strip_prefix("from="));
+                let from: usize = from.unwrap().parse().unwrap();
+                let mut events = log(head.seq, self.fork);
+                let events = if from <= events.len() { events.split_off(from - 1) } else { vec![] };
+                let events = events.into_iter().take(1).map(|event| Entry::Event(event.into()));
+                Ok(json(&AuditPage { events: events.collect(), next: None, head }))
             }
+            "/audit/compare" => Ok(json(&self.compared.ok_or_else(|| problem(Code::Unavailable))?)),
             _ => Err(problem(Code::NotFound)),
         }
     }
@@ -141,7 +181,8 @@ impl StandIn {
         let bearer = parts.headers.get("authorization").map(|value| value.to_str().unwrap());
         let bearer = bearer.unwrap_or_default().trim_start_matches("Bearer ").to_owned();
         let mut state = self.state();
-        let answer = state.answer(parts.uri.path(), bearer);
+        let query = parts.uri.query().unwrap_or_default();
+        let answer = state.answer(parts.uri.path(), query, bearer);
         let mut response = Response::builder().header(wire::WIRE_HEADER, wire::WIRE_VERSION);
         if let Some(head) = &state.head {
             response = response.header(wire::HEAD_HEADER, to_base64(&json(head)));

@@ -191,6 +191,9 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
                     .to_owned(),
                 Value::Null,
             ),
+            Route::AuditCompare | Route::AuditAccept => {
+                (session.expose(), String::new(), json!({"head": head(9)}))
+            }
             Route::RendezvousRegister => (
                 open.expose(),
                 String::new(),

@@ -16,6 +16,7 @@ use agentkeys::core::presence::{Level, NewLevel, Presence, Reset};
 use agentkeys::core::problem::{Answer, Code, Problem};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
+use agentkeys::core::set_back::{Compared, SetBack};
 use agentkeys::core::sign_in::{Flow, SignInNews, SignInStart, SignInTicket, Ticket};
 use agentkeys::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use agentkeys::core::types::*;
@@ -156,6 +157,7 @@ pub fn page() -> AuditPage {
         request: Some(RequestId([4; 16])),
         service: Some("openrouter".parse().unwrap()),
         presence: "none".into(),
+        set_backs: None,
         agent_name: Some("My-Agent".into()),
     };
     AuditPage {
@@ -172,6 +174,12 @@ pub fn who() -> WhoAmI {
         master_key: PublicKey([3; 32]),
         identity: "unix:1000".into(),
         presence: "passphrase".into(),
+        set_back: Some(SetBack {
+            head: head(9),
+            ended: 5,
+            at: Timestamp(7_000),
+            by: "the master session on host \"h\"".into(),
+        }),
         presence_reset: presence().reset,
         wallet: WalletAddress([7; 20]),
         child: false,
@@ -613,6 +621,18 @@ impl AccountBackend for Fake {
     ) -> Answer<AgentSummary> {
         self.note(session, format!("resolve_identity {identity:?}"))?;
         Ok(agent_summary())
+    }
+
+    async fn compare_head(&self, session: Option<&SessionToken>, head: &Head) -> Answer<Compared> {
+        match session {
+            Some(session) => self.note(session, format!("compare_head {}", head.seq))?,
+            None => self.write(format!("compare_head {} without a session", head.seq)),
+        }
+        Ok(Compared { agrees: false, accepted: true })
+    }
+
+    async fn accept_head(&self, session: &SessionToken, head: &Head) -> Answer<()> {
+        self.note(session, format!("accept_head {}", head.seq))
     }
 
     fn last_head(&self) -> Option<Head> {

@@ -335,6 +335,11 @@ impl Daemon {
         self.restart().await
     }
 
+    /// Its user's home.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// What it wrote for a person.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join("stderr")).unwrap_or_default()

@@ -4,12 +4,12 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentkeys::client::http::{Address, HttpBackend};
-use agentkeys::core::audit::{Action, Entry, Outcome, Walk};
+use agentkeys::core::audit::{Action, Entry, Head, Outcome, Walk};
 use agentkeys::core::backend::AccountBackend;
 
 use crate::env::Master;
@@ -74,6 +74,18 @@ struct Acknowledged {
     stored: [AtomicU64; AGENTS],
     /// Reads that were answered, for each agent.
     read: [AtomicU64; AGENTS],
+    /// The furthest head that an answer carried.
+    head: Mutex<Option<Head>>,
+}
+
+impl Acknowledged {
+    fn note_head(&self, master: &Master) {
+        let Some(head) = master.backend.last_head() else { return };
+        let mut known = self.head.lock().unwrap();
+        if known.as_ref().is_none_or(|known| known.place() < head.place()) {
+            *known = Some(head);
+        }
+    }
 }
 
 /// Stores and reads as fast as it goes, until the server is gone.
@@ -86,11 +98,13 @@ async fn load(master: Arc<Master>, at: usize, acknowledged: Arc<Acknowledged>) {
             return;
         }
         acknowledged.stored[at].store(next, Ordering::SeqCst);
+        acknowledged.note_head(&master);
         for _ in 0..3 {
             match master.try_read(&name, "openrouter").await {
                 Ok(value) => {
                     assert_eq!(value, next.to_string().as_bytes());
                     acknowledged.read[at].fetch_add(1, Ordering::SeqCst);
+                    acknowledged.note_head(&master);
                 }
                 Err(_) => return,
             }
@@ -113,6 +127,12 @@ async fn check(server: &Server, acknowledged: &Acknowledged) {
         }
     }
     walk.finish(&head).expect("the head is the end of the chain");
+    // Nobody who saw a head takes the log for one that was set back.
+    let seen = acknowledged.head.lock().unwrap().clone();
+    if let Some(seen) = seen {
+        let compared = master.backend.compare_head(None, &seen).await.expect("it is compared");
+        assert!(compared.agrees, "event {} was shown; the log ends at {}", seen.seq, head.seq);
+    }
     for (at, reads) in reads.into_iter().enumerate() {
         let released = acknowledged.read[at].load(Ordering::SeqCst);
         assert!(reads >= released, "{released} reads answered, {reads} on record");
@@ -171,6 +191,8 @@ async fn nothing_acknowledged_is_lost_in_40_kills_of_the_server() {
     server.kill();
     let stored: u64 = acknowledged.stored.iter().map(|n| n.load(Ordering::SeqCst)).sum();
     assert!(stored > 100, "{stored} acknowledged stores are no load");
+    let seen = acknowledged.head.lock().unwrap().as_ref().map_or(0, |head| head.seq);
+    assert!(seen > 100, "heads up to event {seen} were seen");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,6 +222,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_loses_its_power() {
                 copy(&acknowledged.stored[at], &seen.stored[at]);
                 copy(&acknowledged.read[at], &seen.read[at]);
             }
+            seen.head.lock().unwrap().clone_from(&acknowledged.head.lock().unwrap());
             fs::copy(&disk, &copy).expect("the image can be copied");
             server.kill();
         })

@@ -151,6 +151,7 @@ impl CredentialBackend for Foreign {
             request: None,
             service: None,
             presence: "none".into(),
+            set_backs: None,
             agent_name: None,
         };
         let head = Head::sign(BACKEND, ACCOUNT, 1, event.hash(BACKEND), &master_key());

@@ -40,6 +40,7 @@ fn session_serialize_roundtrip() {
         master_key: PublicKey([3; 32]),
         identity: "unix:1000".into(),
         presence: "none".into(),
+        set_back: None,
         presence_reset: None,
         wallet: WalletAddress([0xab; 20]),
         child: true,

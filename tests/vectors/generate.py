@@ -423,7 +423,23 @@ def audit():
         "master_key": public(MASTER).hex(),
         "signature": MASTER.sign(digest).hex(),
     }
-    return {"backend_id": backend.hex(), "events": out, "head": head}
+    accepts = {**base, "by": master, "action": "head_accepted", "outcome": "allowed"}
+    accepts = {**accepts, "seq": len(out) + 1, "prev": prev, "time": 1_775_745_128_000}
+    accepts["set_backs"] = 2
+    data = canonical(accepts)
+    prev = sha256(frame("AgentKeys-v1-AuditEvent", backend, data))
+    accepted = {"event": jsonable(accepts), "cbor": data.hex(), "hash": prev.hex()}
+    fields = (backend, account, number(accepts["seq"], 8), prev, number(2, 8))
+    digest = sha256(frame("AgentKeys-v1-AuditHead", *fields))
+    set_back = {
+        **head,
+        "seq": accepts["seq"],
+        "hash": prev.hex(),
+        "set_backs": 2,
+        "signature": MASTER.sign(digest).hex(),
+    }
+    log = {"backend_id": backend.hex(), "events": out, "head": head}
+    return {**log, "accepted": accepted, "set_back_head": set_back}
 
 
 # ---- tokens ----

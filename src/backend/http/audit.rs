@@ -1,12 +1,21 @@
-//! `/audit/query`.
+//! `/audit/query`, `/audit/compare`, `/audit/accept`.
 use super::call::Call;
 use super::reply::Reply;
+use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, AuditFilter, MAX_WAIT};
 use crate::core::problem::Answer;
 use crate::core::token::SessionToken;
+use crate::core::wire::{Done, OneHead};
 
-/// What is to be done with the audit log: read it.
-pub struct Action(SessionToken, AuditFilter);
+/// What is to be done with the audit log.
+pub enum Action {
+    /// Read it.
+    Query(SessionToken, AuditFilter),
+    /// Show it a head that was seen before.
+    Compare(Option<SessionToken>, Head),
+    /// Accept that it was set back.
+    Accept(SessionToken, Head),
+}
 
 /// `GET /audit/query`.
 pub fn query(call: &Call<'_>) -> Answer<Action> {
@@ -26,13 +35,35 @@ pub fn query(call: &Call<'_>) -> Answer<Action> {
         limit: limit.and_then(|limit| usize::try_from(limit).ok()),
         wait: fields.number("wait", 0..=MAX_WAIT.as_secs())?,
     };
-    Ok(Action(session, filter))
+    Ok(Action::Query(session, filter))
+}
+
+/// `POST /audit/compare`. Without a session, as from a daemon whose session has ended, the head
+/// is what it has.
+pub fn compare(call: &Call<'_>) -> Answer<Action> {
+    Ok(Action::Compare(call.optional_session()?, call.json::<OneHead>()?.head))
+}
+
+/// `POST /audit/accept`.
+pub fn accept(call: &Call<'_>) -> Answer<Action> {
+    Ok(Action::Accept(call.session()?, call.json::<OneHead>()?.head))
 }
 
 impl Action {
     /// Does it.
     pub async fn apply(self, backend: &dyn AccountBackend) -> Answer<Reply> {
-        Reply::json(&backend.query_audit(&self.0, self.1).await?)
+        match self {
+            Self::Query(session, filter) => {
+                Reply::json(&backend.query_audit(&session, filter).await?)
+            }
+            Self::Compare(session, head) => {
+                Reply::json(&backend.compare_head(session.as_ref(), &head).await?)
+            }
+            Self::Accept(session, head) => {
+                backend.accept_head(&session, &head).await?;
+                Reply::json(&Done {})
+            }
+        }
     }
 }
 
@@ -48,7 +79,9 @@ mod tests {
         let text = "agent_id=a&service=x&action=session_child&outcome=denied\
                     &since=2026-04-09T14:32:07+02:00&until=2026-04-10T00:00:00Z\
                     &from=7&limit=1000&wait=30";
-        let Action(_, filter) = query(&call(token.expose(), text, "")).ok().unwrap();
+        let Some(Action::Query(_, filter)) = query(&call(token.expose(), text, "")).ok() else {
+            panic!("a query")
+        };
         assert_eq!(filter.agent_id.unwrap().to_string(), "a");
         assert_eq!(filter.service.unwrap().as_str(), "x");
         assert_eq!(filter.action, Some(audit::Action::SessionChild));

@@ -91,6 +91,8 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
         Route::CredentialRollBack => Action::Credential(credential::roll_back(call)?),
         Route::CredentialTeardown => Action::Credential(credential::teardown(call)?),
         Route::AuditQuery => Action::Audit(audit::query(call)?),
+        Route::AuditCompare => Action::Audit(audit::compare(call)?),
+        Route::AuditAccept => Action::Audit(audit::accept(call)?),
         Route::RendezvousRegister => Action::Rendezvous(rendezvous::register(call)?),
         Route::RendezvousPoll => Action::Rendezvous(rendezvous::poll(call)?),
         Route::RendezvousDeliver => Action::Rendezvous(rendezvous::deliver(call)?),

@@ -16,6 +16,7 @@ use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::presence::Proof;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::Scope;
+use crate::core::set_back;
 use crate::core::token::SessionToken;
 use crate::core::types::{AccountId, Hash32, RequestId, SessionId, Timestamp, WalletAddress};
 
@@ -94,6 +95,16 @@ impl Access {
         ))
     }
 
+    /// Refuses what raises rights while the account's log is set back, and otherwise has the commit
+    /// check that it still is not.
+    pub fn not_set_back(&self, proposal: &mut Proposal) -> Answer<()> {
+        if let Some(found) = &self.account.row.set_back {
+            return Err(set_back::on_record(found));
+        }
+        proposal.checks.push(self.account.unchanged());
+        Ok(())
+    }
+
     /// The scope that a child session's reads and stores obey; a master's, the agent's own.
     pub fn scope_for(&self, agent: &AgentRow) -> Scope {
         match &self.session.row.kind {
@@ -133,6 +144,7 @@ impl Access {
             request: None,
             detail: None,
             presence: self.account.row.presence.clone(),
+            set_backs: None,
         }
     }
 

@@ -9,7 +9,7 @@ use super::rows::{AccountRow, ChainRow, ProofRow, SessionKind, SessionRow};
 use super::{Inner, Loaded, MAX_TRIES, answer, keys};
 use crate::backend::peer::Peer;
 use crate::backend::store::Check;
-use crate::core::audit::{Action, Actor, GENESIS, Head, Outcome, Role};
+use crate::core::audit::{Action, Actor, Head, Outcome, Role};
 use crate::core::backend::{ClientInfo, IdentityProof, Minted, WhoAmI};
 use crate::core::frame::Frame;
 use crate::core::presence::Level;
@@ -98,6 +98,7 @@ impl Inner {
                 request: None,
                 detail: Some(identity.detail()),
                 presence,
+                set_backs: None,
             });
             self.push_session(&token, &session, &mut proposal)?;
             if self.propose(proposal).await? {
@@ -143,6 +144,8 @@ impl Inner {
             reset: None,
             agents: 0,
             created_at: now,
+            set_back: None,
+            given_up: 0,
         };
         Ok(NewAccount { row, key })
     }
@@ -195,7 +198,7 @@ impl Inner {
     pub async fn chain_end_now(&self, account: AccountId) -> Answer<ChainRow> {
         let end = match self.load::<ChainRow>(keys::chain(account)).await? {
             Some(end) => *end.row,
-            None => ChainRow { seq: 0, hash: GENESIS },
+            None => ChainRow::EMPTY,
         };
         self.journal.learn(account, end);
         Ok(self.journal.end(account).unwrap_or(end))
@@ -231,7 +234,10 @@ impl Inner {
         end: ChainRow,
         key: &Hidden<Ed25519KeyPair>,
     ) -> Arc<Head> {
-        let head = Arc::new(Head::sign(self.backend_id, account, end.seq, end.hash, key.expose()));
+        let ChainRow { seq, hash, set_backs } = end;
+        let key = key.expose();
+        let head = Head::sign_set_back(self.backend_id, account, seq, hash, set_backs, key);
+        let head = Arc::new(head);
         let mut known = self.heads.write().unwrap_or_else(|e| e.into_inner());
         if known.len() >= MAX_KEPT {
             known.clear();
@@ -250,6 +256,7 @@ impl Inner {
             master_key: account.master_public,
             identity: account.identity.clone(),
             presence: account.presence.clone(),
+            set_back: account.set_back.clone().filter(|_| access.agent.is_none()),
             presence_reset: account.reset.clone().filter(|reset| access.now < reset.until),
             wallet: access.agent.as_ref().map_or(account.wallet, |agent| agent.row.wallet),
             child: access.agent.is_some(),

@@ -23,6 +23,7 @@ use crate::core::presence::{NewLevel, Presence, Proof};
 use crate::core::problem::Answer;
 use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
+use crate::core::set_back::Compared;
 use crate::core::sign_in::{Flow, SignInStart};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use crate::core::types::{AccountId, ChildKeys, Hash32, RequestId};
@@ -371,6 +372,23 @@ impl AccountBackend for Caller {
     ) -> Answer<AgentSummary> {
         let access = self.access(session).await?;
         self.vault.resolve(&access, identity).await
+    }
+
+    async fn compare_head(&self, session: Option<&SessionToken>, head: &Head) -> Answer<Compared> {
+        until_settled!({
+            let access = match session {
+                Some(session) => Some(self.access(session).await?),
+                None => None,
+            };
+            self.vault.compare_head(&self.peer, access.as_ref(), head).await?
+        })
+    }
+
+    async fn accept_head(&self, session: &SessionToken, head: &Head) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.accept_head(&access, head).await?
+        })
     }
 
     fn last_head(&self) -> Option<Head> {

@@ -14,6 +14,7 @@ use crate::core::problem::{Answer, Code, Problem};
 use crate::core::scope::{MAX_SERVICES, Scope};
 use crate::core::seal::{self, Purpose, SealError};
 use crate::core::secret::{Key32, SecretBytes};
+use crate::core::set_back::is_set_back;
 
 /// Versions that are kept besides the current one.
 const KEPT_VERSIONS: u64 = 5;
@@ -318,7 +319,14 @@ impl Inner {
         let mut proposal = access.unchanged_with(&agent);
         proposal.checks.push(credential.unchanged());
         let act = Act::Read { agent: identity, service };
-        let shown = self.present(access, &act, &mut proposal).await?;
+        let shown = match self.present(access, &act, &mut proposal).await {
+            Err(problem) if is_set_back(&problem) => {
+                return self
+                    .denied(access, Action::Read, Some(&agent.row), Some(service), problem)
+                    .await;
+            }
+            shown => shown?,
+        };
         let plain = self.reveal(&credential, &agent.row)?;
         let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row).shown(shown);
         proposal.events.push(event.service(&credential.row.service));
@@ -340,7 +348,12 @@ impl Inner {
         let scope = access.scope_for(&agent.row);
         let mut proposal = access.unchanged_with(&agent);
         let act = Act::ReadAll { agent: identity };
-        let shown = self.present(access, &act, &mut proposal).await?;
+        let shown = match self.present(access, &act, &mut proposal).await {
+            Err(problem) if is_set_back(&problem) => {
+                return self.denied(access, Action::Read, Some(&agent.row), None, problem).await;
+            }
+            shown => shown?,
+        };
         let mut releases = Vec::new();
         for credential in self.credentials_of(&agent.row).await? {
             if !scope.allows(&credential.row.service) {

@@ -11,7 +11,7 @@ use super::keys;
 use super::rows::{ChainRow, HeadRow};
 use super::sum::Sum;
 use crate::backend::store::{Check, Store, Value, Write};
-use crate::core::audit::{Event, GENESIS};
+use crate::core::audit::Event;
 use crate::core::cbor;
 use crate::core::types::{AccountId, BackendId};
 
@@ -226,7 +226,8 @@ impl Group {
             let key = keys::event(account, event.seq);
             let value = on.cells.seal_bytes(&key, &encoded)?;
             self.writes.push(Write::Put(key, value));
-            let end = ChainRow { seq: event.seq, hash };
+            let set_backs = event.set_backs.unwrap_or(end.set_backs);
+            let end = ChainRow { seq: event.seq, hash, set_backs };
             self.ends.insert(account, end);
             self.effect.chains.insert(account, end);
         }
@@ -245,7 +246,7 @@ impl Group {
             let key = keys::chain(draft.account);
             let end: ChainRow = match self.current(on, &key).await? {
                 Some(raw) => on.cells.open(&key, &raw)?,
-                None => ChainRow { seq: 0, hash: GENESIS },
+                None => ChainRow::EMPTY,
             };
             // An end that went back would have events written over.
             let known = on.ends.read().unwrap_or_else(|e| e.into_inner());

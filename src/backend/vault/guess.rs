@@ -33,6 +33,18 @@ pub enum Guesser<'a> {
     Address(&'a Peer),
     /// Whoever opened a request, at whatever address.
     Opener(&'a OpenToken),
+    /// A peer without a session that shows a head of an audit log.
+    Shower(&'a Peer),
+}
+
+impl Guesser<'_> {
+    /// What is guessed, in the plural.
+    fn what(&self) -> &'static str {
+        match self {
+            Self::Account(_) | Self::Address(_) | Self::Opener(_) => "wrong pair codes",
+            Self::Shower(_) => "heads of no audit log",
+        }
+    }
 }
 
 /// The address by which a peer without a session is known: an IPv6 host has a whole /64.
@@ -40,6 +52,14 @@ pub fn address_of(peer: &Peer) -> Vec<u8> {
     match peer {
         Peer::Address(ip) => address_of_ip(*ip),
         Peer::Unix(peer) => address_of_uid(peer.uid),
+    }
+}
+
+/// The same for people.
+pub fn address_in_words(peer: &Peer) -> String {
+    match peer {
+        Peer::Address(ip) => ip.to_canonical().to_string(),
+        Peer::Unix(peer) => format!("the Unix socket, user {}", peer.uid),
     }
 }
 
@@ -132,17 +152,18 @@ pub struct Try<'a> {
     vault: &'a Inner,
     who: keys::Mac,
     now: Timestamp,
+    what: &'static str,
     seat: OwnedMutexGuard<Option<Vec<Timestamp>>>,
 }
 
-fn slowed(times: &[Timestamp], now: Timestamp) -> Problem {
+fn slowed(what: &str, times: &[Timestamp], now: Timestamp) -> Problem {
     let oldest = times[times.len().saturating_sub(MOST + 1)];
     let seconds = WINDOW_MS.saturating_sub(now.since_ms(oldest)).div_ceil(1000).max(1);
     Problem::new(
         Code::RateLimited,
-        "too many wrong pair codes",
+        format!("too many {what}"),
         format!("more than {MOST} within a minute"),
-        format!("wait {seconds} s, then look at the code again and try once more"),
+        format!("wait {seconds} s, then look at it again and try once more"),
     )
     .retry_after(seconds)
 }
@@ -154,7 +175,9 @@ impl Inner {
             Guesser::Account(account) => Frame::new("account").field(&account.0),
             Guesser::Address(peer) => Frame::new("address").field(&address_of(peer)),
             Guesser::Opener(open) => Frame::new("opener").field(&open.hash().0),
+            Guesser::Shower(peer) => Frame::new("shower").field(&address_of(peer)),
         };
+        let what = guesser.what();
         let who = self.cells.mac("guesser", framed.bytes());
         let mut seat = self.guesses.seat(who).lock_owned().await;
         let now = self.clock.now();
@@ -165,9 +188,9 @@ impl Inner {
         let times = seat.get_or_insert_default();
         times.retain(|time| now.since_ms(*time) < WINDOW_MS);
         if times.len() > MOST {
-            return Err(slowed(times, now));
+            return Err(slowed(what, times, now));
         }
-        Ok(Try { vault: self, who, now, seat })
+        Ok(Try { vault: self, who, now, what, seat })
     }
 }
 
@@ -177,7 +200,7 @@ impl Try<'_> {
         let now = self.now;
         let times = self.seat.get_or_insert_default();
         times.push(now);
-        let answer = if times.len() > MOST { slowed(times, now) } else { problem };
+        let answer = if times.len() > MOST { slowed(self.what, times, now) } else { problem };
         let row = GuessRow { times: times.clone() };
         match self.record(&row).await {
             Ok(()) => answer,

@@ -53,6 +53,8 @@ pub struct Draft {
     pub request: Option<RequestId>,
     pub detail: Option<String>,
     pub presence: String,
+    /// With the acceptance of a set-back: what heads count from then on.
+    pub set_backs: Option<u64>,
 }
 
 impl Draft {
@@ -73,6 +75,7 @@ impl Draft {
             request: self.request,
             service: self.service,
             presence: self.presence,
+            set_backs: self.set_backs,
             agent_name,
         }
     }

@@ -16,6 +16,7 @@ mod credential;
 mod fence;
 mod group;
 mod guess;
+mod heads;
 mod identity;
 mod journal;
 mod keys;

@@ -159,6 +159,10 @@ impl Inner {
         act: &Act<'_>,
         proposal: &mut Proposal,
     ) -> Answer<Shown> {
+        // Also what an agent does: on older data, nobody knows whether it was revoked since.
+        if !matches!(act, Act::AcceptHead { .. }) {
+            access.not_set_back(proposal)?;
+        }
         if access.agent.is_some() {
             return Ok(Shown::NotWanted);
         }
@@ -321,6 +325,8 @@ impl Inner {
         };
         match reset {
             Some(reset) => {
+                // That it was taken back may be what was forgotten.
+                access.not_set_back(&mut proposal)?;
                 let asked = reset.asked_at.for_people();
                 detail = format!("{detail}, by the reset that {} asked for {asked}", reset.by);
                 if let Some(tries) = self.load::<TriesRow>(keys::tries(row.id)).await? {

@@ -77,6 +77,7 @@ impl Line {
             request: None,
             detail: None,
             presence: self.presence.clone(),
+            set_backs: None,
         }
     }
 

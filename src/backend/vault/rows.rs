@@ -2,6 +2,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::turns::Turns;
+use crate::core::audit::GENESIS;
 use crate::core::auth_request::Kind;
 use crate::core::backend::{AgentSummary, Daemon, Revocation, Seen};
 use crate::core::decision::Decision;
@@ -9,6 +10,7 @@ use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::otp::{Otp, PairCode};
 use crate::core::presence::{Level, Reset};
 use crate::core::scope::Scope;
+use crate::core::set_back::SetBack;
 use crate::core::types::{
     AccountId, BackendId, ChildKeys, Hash32, Nonce, PublicKey, RequestId, Salt, SessionId,
     Timestamp, WalletAddress,
@@ -60,6 +62,14 @@ pub struct HeadRow {
 pub struct ChainRow {
     pub seq: u64,
     pub hash: Hash32,
+    /// What heads count as set-backs from here on.
+    #[serde(default)]
+    pub set_backs: u64,
+}
+
+impl ChainRow {
+    /// The end of a log without events.
+    pub const EMPTY: Self = Self { seq: 0, hash: GENESIS, set_backs: 0 };
 }
 
 /// A master's home.
@@ -86,6 +96,12 @@ pub struct AccountRow {
     pub reset: Option<Reset>,
     pub agents: u32,
     pub created_at: Timestamp,
+    /// That the log was set back; nobody's rights are raised while it is here.
+    #[serde(default)]
+    pub set_back: Option<SetBack>,
+    /// The furthest event that the master accepted the loss of.
+    #[serde(default)]
+    pub given_up: u64,
 }
 
 impl AccountRow {

@@ -20,6 +20,7 @@ use crate::core::presence::{Act, NewLevel, Presence};
 use crate::core::problem::{Answer, Problem};
 use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
+use crate::core::set_back::Compared;
 use crate::core::sign_in::{Flow, SignInStart};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use crate::core::types::{ChildKeys, Hash32, RequestId};
@@ -434,6 +435,22 @@ impl AccountBackend for HttpBackend {
     ) -> Answer<AgentSummary> {
         let ask = as_session(Route::IdentityResolve, session).field("identity", identity);
         self.get(ask).await
+    }
+
+    async fn compare_head(&self, session: Option<&SessionToken>, head: &Head) -> Answer<Compared> {
+        let ask = match session {
+            Some(session) => as_session(Route::AuditCompare, session),
+            None => Ask::new(Route::AuditCompare),
+        };
+        let request = wire::OneHead { head: head.clone() };
+        self.get(ask.body(Self::json(&request, 0)?)).await
+    }
+
+    async fn accept_head(&self, session: &SessionToken, head: &Head) -> Answer<()> {
+        let request = wire::OneHead { head: head.clone() };
+        let act = Act::AcceptHead { head };
+        let wire::Done {} = self.raise_by(act, Route::AuditAccept, session, &request).await?;
+        Ok(())
     }
 
     fn last_head(&self) -> Option<Head> {

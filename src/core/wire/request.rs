@@ -5,6 +5,7 @@ use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{AsText, AuthToken, Shown};
+use crate::core::audit::Head;
 use crate::core::auth_request::Kind;
 use crate::core::backend::{ClientInfo, Grant, RevokeTarget};
 use crate::core::encoding::{base64_bytes, from_base64};
@@ -171,6 +172,14 @@ pub struct SetScope {
 pub struct CreateAgent {
     /// Its alias.
     pub name: Alias,
+}
+
+/// `POST /audit/compare` and `POST /audit/accept`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneHead {
+    /// The head.
+    pub head: Head,
 }
 
 /// `POST /rendezvous/register`.

@@ -12,6 +12,7 @@ use crate::core::holder::{Listing, Refusal, Waiting};
 use crate::core::identity::ServiceName;
 use crate::core::pin::Fingerprint;
 use crate::core::problem::{Code, Problem};
+use crate::core::set_back::is_set_back;
 use crate::core::types::Timestamp;
 
 /// What a model is told once, when it connects.
@@ -186,6 +187,11 @@ fn next(problem: &Problem, about: &About) -> String {
             about.tool
         );
     }
+    if is_set_back(problem) {
+        return "stop: the backend has to be looked at first, by your user; until then it hands out \
+                no key to anybody. Say so to your user, with the reason above."
+            .to_owned();
+    }
     match problem.code {
         // The session is alive, since it could list: then it is the scope.
         Code::Denied if outside => format!(
@@ -342,6 +348,18 @@ mod tests {
         let (text, _) = refused(&problem.into(), &about(Some(&service), Some(&others)));
         assert!(text.contains("call request_access"), "{text}");
         assert!(text.contains("can read: openrouter."), "{text}");
+    }
+
+    #[test]
+    fn a_log_that_was_set_back_is_told_to_the_user_and_asks_for_nothing() {
+        let problem = crate::core::set_back::stopped("the audit log was forked", "it differs");
+        let service = "github".parse().unwrap();
+        // Whatever the agent may read: to ask for more would not help.
+        let others = listing(&["openrouter"]);
+        let (text, content) = refused(&problem.into(), &about(Some(&service), Some(&others)));
+        assert!(text.contains("Next: stop: the backend has to be looked at first"), "{text}");
+        assert!(text.contains("agentkeys audit accept") && !text.contains("request_access"));
+        assert_eq!(content["code"], "DENIED");
     }
 
     #[test]
