@@ -13,7 +13,7 @@ oidc_provider=9.9.1
 # command -> package
 wanted="curl:curl jq:jq gcc:gcc git:git dbus-run-session:dbus gnome-keyring-daemon:gnome-keyring
 secret-tool:libsecret-tools mkfs.ext4:e2fsprogs setpriv:util-linux script:bsdutils tmux:tmux
-python3:python3 node:nodejs npm:npm"
+python3:python3 node:nodejs npm:npm ip:iproute2 nsenter:util-linux openssl:openssl"
 missing=()
 for pair in $wanted; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib/common.sh"
 . "$(dirname "$0")/lib/mcp.sh"
 
-agentkeys init
+[ -n "$elsewhere" ] || agentkeys init
 get='{"service":"openrouter"}'
 
 say "The official Python SDK: unpaired, approved, stored for, read, revoked, denied, in one session"
@@ -18,7 +18,7 @@ mcp_client --expect-error --list \
     --call get_credential '{"service":"github"}' \
     --shell 'agentkeys revoke my-bot' \
     --call get_credential "$get" \
-    -- agentkeys daemon --agent my-bot | tee "$home/answers" | cut -c1-200
+    -- agentkeysd --agent my-bot | tee "$home/answers" | cut -c1-200
 answer() { jq -c "select(.step == \"call\" or .step == \"list\" or .step == \"until-changed\")" "$home/answers" | sed -n "$1p"; }
 contains "$(answer 1 | jq -r '[.tools[].name] | join(" ")')" "get_credential list_credentials request_access"
 contains "$(answer 2)" waiting_for_approval
@@ -35,9 +35,9 @@ say "The inspector, another client, with each protocol era"
 agentkeys reinstate my-bot
 printf sk-or-v1-second | agentkeys store second openrouter -
 mcp_client --call get_credential "$get" --shell 'a-person-approves --as second' \
-    --until-ok get_credential "$get" 20 --expect-error -- agentkeys daemon --agent second >/dev/null
+    --until-ok get_credential "$get" 20 --expect-error -- agentkeysd --agent second >/dev/null
 # It takes words of the server that begin with a dash for its own.
-printf '#!/bin/sh\nexec agentkeys daemon --agent second\n' >"$home/bin/second-daemon"
+printf '#!/bin/sh\nexec agentkeysd --agent second\n' >"$home/bin/second-daemon"
 chmod +x "$home/bin/second-daemon"
 for era in legacy modern; do
     mcp_inspector second-daemon --protocol-era "$era" --method tools/list --strict >/dev/null

@@ -3,18 +3,20 @@
 . "$(dirname "$0")/lib/common.sh"
 . "$(dirname "$0")/lib/mcp.sh"
 
-agentkeys serve --dev --listen 127.0.0.1:0 --data "$home/server" >"$home/address" 2>"$home/log" &
-server=$!
-trap 'kill $server 2>/dev/null || true; finish' EXIT
-while [ ! -s "$home/address" ]; do sleep 0.05; done
-export AGENTKEYS_BACKEND
-AGENTKEYS_BACKEND=$(sed 's/listening on //' "$home/address")
-
-agentkeys init --mock-token alice
+if [ -z "$elsewhere" ]; then
+    agentkeys serve --dev --listen 127.0.0.1:0 --data "$home/server" >"$home/address" 2>"$home/log" &
+    server=$!
+    trap 'kill $server 2>/dev/null || true; finish' EXIT
+    while [ ! -s "$home/address" ]; do sleep 0.05; done
+    export AGENTKEYS_BACKEND
+    AGENTKEYS_BACKEND=$(sed 's/listening on //' "$home/address")
+    agentkeys init --mock-token alice
+fi
 # The two sandboxes are homes of their own: nothing of one is in the other.
 for name in first second; do
     mkdir "$home/$name"
-    printf '#!/bin/sh\nHOME=%s exec agentkeys daemon "$@"\n' "$home/$name" >"$home/bin/daemon-in-$name"
+    printf '#!/bin/sh\nexport HOME=%s AGENT_HOME=%s\nexec agentkeysd "$@"\n' "$home/$name" "$name" \
+        >"$home/bin/daemon-in-$name"
 done
 chmod +x "$home/bin"/*
 get='{"service":"openrouter"}'
@@ -24,7 +26,7 @@ mcp_client --expect-error --call get_credential "$get" --shell a-person-approves
     --shell 'printf sk-or-v1-comes-back | agentkeys store my-bot openrouter -' \
     --shell 'agentkeys link my-bot --email bot@example.com' \
     --until-ok get_credential "$get" 20 \
-    --shell 'pkill -KILL -f "agentkeys daemon --agent my-bot" || true' \
+    --shell 'pkill -KILL -f "agentkeysd --agent my-bot" || true' \
     -- daemon-in-first --agent my-bot >"$home/first.answers" || true
 contains "$(cat "$home/first.answers")" sk-or-v1-comes-back
 wallet=$(agentkeys list --json | jq -r '.agents[0].wallet')

@@ -8,12 +8,17 @@ AGENTKEYS=${AGENTKEYS:-$here/target/release/agentkeys}
 home=$(mktemp -d)
 mkdir "$home/bin"
 ln -s "$AGENTKEYS" "$home/bin/agentkeys"
+# The daemon, as its own name starts it.
+ln -s "$AGENTKEYS" "$home/bin/agentkeysd"
+# Between machines, the two commands lead to the master's and to the agent's: three-machines.sh.
+elsewhere=${E2E_COMMANDS:-}
 unset "${!AGENTKEYS_@}" "${!XDG_@}" DBUS_SESSION_BUS_ADDRESS 2>/dev/null || true
-export HOME=$home PATH=$home/bin:/usr/local/bin:/usr/bin:/bin
+export HOME=$home PATH=$home/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+[ -z "$elsewhere" ] || cp "$elsewhere"/* "$home/bin/"
 
 finish() {
     local code=$?
-    agentkeys serve --stop >/dev/null 2>&1 || true
+    [ -n "$elsewhere" ] || agentkeys serve --stop >/dev/null 2>&1 || true
     rm -rf "$home"
     [ "$code" -eq 0 ] && printf 'passed: %s\n' "$(basename "$0")" || printf 'FAILED: %s\n' "$(basename "$0")" >&2
 }

@@ -5,13 +5,17 @@
 //
 //   node oidc_provider.mjs FOLDER      where FOLDER/node_modules/oidc-provider is
 //
+// OIDC_LISTEN=HOST:PORT is another place; OIDC_CERTIFICATE and OIDC_KEY (PEM files) make it https.
+//
 // Commands: {"do":"account","id":"alice","claims":{..}}  what an account's claims are
 //           {"do":"rotate"}                   new keys with new names; the old ones are gone
 //           {"do":"answer","path":"/jwks","status":200,"body":..,"type":"..","delay":ms}
 //           {"do":"restore"}                  answers as the provider does again
 //           {"do":"down"}                     hangs up on everybody, until restore
 //           {"do":"count"}                    how often each path was asked
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
@@ -72,7 +76,7 @@ let down = false;
 const answers = new Map();
 const counts = {};
 
-const server = createServer((request, response) => {
+const handle = (request, response) => {
   const path = request.url.split('?')[0];
   counts[path] = (counts[path] ?? 0) + 1;
   if (down) {
@@ -93,7 +97,13 @@ const server = createServer((request, response) => {
     response.writeHead(answer.status ?? 200, { 'content-type': type, ...answer.headers });
     response.end(typeof answer.body === 'string' ? answer.body : JSON.stringify(answer.body));
   }, answer.delay ?? 0);
-});
+};
+
+const { OIDC_LISTEN = '127.0.0.1:0', OIDC_CERTIFICATE, OIDC_KEY } = process.env;
+const secure = OIDC_CERTIFICATE !== undefined;
+const server = secure
+  ? createSecureServer({ cert: readFileSync(OIDC_CERTIFICATE), key: readFileSync(OIDC_KEY) }, handle)
+  : createServer(handle);
 
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 const told = () => ({
@@ -105,8 +115,10 @@ const told = () => ({
   }),
 });
 
-server.listen(0, '127.0.0.1', () => {
-  issuer = `http://127.0.0.1:${server.address().port}`;
+const [host, wanted] = OIDC_LISTEN.split(':');
+server.listen(Number(wanted), host, () => {
+  const { port } = server.address();
+  issuer = secure && port === 443 ? `https://${host}` : `http${secure ? 's' : ''}://${host}:${port}`;
   real = provider(issuer, keys);
   say(told());
 });
