@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond Rust: Debian's packages, and the two official MCP clients in
-# folders of their own below target/. Does nothing when it is there.
+# Installs what the tests need beyond Rust: Debian's packages, the two official MCP clients, and an
+# OpenID provider, in folders of their own below target/. Does nothing when it is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # The MCP clients, pinned: a new release is a change of the tests.
 mcp_python=2.3.0
 mcp_inspector=2.12.0
+# The OpenID provider, certified; a real one for the tests of sign-in.
+oidc_provider=9.9.1
 
 # command -> package
 wanted="curl:curl jq:jq gcc:gcc git:git dbus-run-session:dbus gnome-keyring-daemon:gnome-keyring
@@ -56,4 +58,15 @@ if [ "$(cat $inspector/.installed 2>/dev/null)" != "$mcp_inspector" ]; then
     npm install --silent --no-audit --no-fund --prefix "$inspector" \
         "@modelcontextprotocol/inspector@$mcp_inspector" >&2
     printf '%s\n' "$mcp_inspector" >"$inspector/.installed"
+fi
+provider=$tools/oidc-provider
+if [ "$(cat $provider/.installed 2>/dev/null)" != "$oidc_provider" ]; then
+    major=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
+    # It wants a newer Node than Debian 12 has, as the inspector does.
+    [ "$major" -ge 20 ] || [ -x "$tools/node/node_modules/node/bin/node" ] ||
+        npm install --silent --no-audit --no-fund --prefix "$tools/node" node@22 >&2
+    rm -rf "$provider"
+    mkdir -p "$provider"
+    npm install --silent --no-audit --no-fund --prefix "$provider" "oidc-provider@$oidc_provider" >&2
+    printf '%s\n' "$oidc_provider" >"$provider/.installed"
 fi

@@ -6,6 +6,7 @@
 //! - [`core`]: words and contract. No I/O, no clock, no randomness of its own.
 //! - [`harden`]: the kernel's protections; the only unsafe code.
 //! - [`keyring`]: the desktop's Secret Service.
+//! - [`web`]: TLS and certificates, for both sides of it.
 //! - [`backend`]: the vault, its stores, root-key custody, the HTTP server.
 //! - [`client`]: `CredentialBackend` over HTTP; starts the private backend.
 //! - [`cli`]: one file a command.
@@ -21,3 +22,4 @@ pub mod daemon;
 pub mod harden;
 pub mod keyring;
 pub mod role;
+pub mod web;

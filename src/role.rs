@@ -3,24 +3,32 @@
 //!
 //! `argv[0]` is the caller's choice, so it never grants a right.
 use std::ffi::{OsStr, OsString};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::backend::custody::{self, CustodyChoice};
 use crate::backend::http::ListenAddress;
-use crate::backend::serve::{self, ServeError, ServeOptions};
+use crate::backend::judge::IssuerOffer;
+use crate::backend::oidc::OpenIdSettings;
+use crate::backend::serve::{self, ServeError, ServeOptions, TlsChoice};
+use crate::backend::tls::CertificateFiles;
 use crate::cli::args::{Global, unknown_command, wants_json};
 use crate::cli::daemon::Daemon;
 use crate::cli::machine::ThisMachine;
 use crate::cli::output::Output;
 use crate::cli::report::{CliError, render, usage};
 use crate::cli::run::not_started;
-use crate::cli::serve::{LogFormat, Serve};
+use crate::cli::serve::{LogFormat, Serve, ServeOpenId, Tls};
 use crate::cli::{self, Finish, Invocation};
 use crate::client::places::Places;
 use crate::core::problem::{Code, Problem};
+use crate::core::types::Malformed;
 use crate::daemon;
+
+/// Most bytes of a file with a client secret that are read.
+const MAX_CLIENT_SECRET: u64 = 1024;
 
 /// What this process is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,9 +148,13 @@ fn serve(request: Serve) -> Result<(), CliError> {
     let listen: Vec<ListenAddress> = request
         .listen
         .iter()
-        .map(|address| address.parse::<ListenAddress>())
+        .map(|address| ListenAddress::read(address, request.tls.is_some()))
         .collect::<Result<_, _>>()
         .map_err(|wrong| Problem::invalid("--listen", wrong.to_string()))?;
+    let tls = request.tls.map(|tls| match tls {
+        Tls::Files { certificate, key } => TlsChoice::Files(CertificateFiles { certificate, key }),
+        Tls::SelfSigned => TlsChoice::SelfSigned,
+    });
     let data = match request.data {
         Some(data) => data,
         // Test identities never come near a folder with keys in it.
@@ -167,8 +179,28 @@ fn serve(request: Serve) -> Result<(), CliError> {
         LogFormat::Json => serve::LogFormat::Json,
     };
     let (dev, passphrase_fd) = (request.dev, request.passphrase_fd);
-    let options = ServeOptions { listen, data, dev, root_key, passphrase_fd, log };
+    let openid = request.openid.map(openid).transpose()?;
+    let options = ServeOptions { listen, tls, data, dev, root_key, passphrase_fd, openid, log };
     serve::serve(options).map_err(|error| not_serving(&error).into())
+}
+
+/// By whom people sign in, once every value is one.
+fn openid(asked: ServeOpenId) -> Result<OpenIdSettings, Problem> {
+    let ServeOpenId { issuer, client_id, client_secret_file, allow } = asked;
+    let client_secret = client_secret_file.map(|file| {
+        let read = std::fs::File::open(file).and_then(|file| {
+            let mut text = String::new();
+            file.take(MAX_CLIENT_SECRET).read_to_string(&mut text).map(|_| text)
+        });
+        let wrong = |error: std::io::Error| {
+            Problem::invalid("--oidc-client-secret-file", format!("it cannot be read: {error}"))
+        };
+        read.map(|text| text.trim_end().to_owned()).map_err(wrong)
+    });
+    let client_secret = client_secret.transpose()?;
+    let allow = allow.iter().map(|entry| entry.parse()).collect::<Result<_, Malformed>>()?;
+    let offer = IssuerOffer { issuer, client_id, client_secret };
+    Ok(OpenIdSettings::new(offer, allow)?)
 }
 
 /// An agent's daemon, until its client is gone or it is told to stop.
@@ -184,6 +216,11 @@ fn daemon(request: Daemon, global: Global) -> Result<u8, CliError> {
 fn not_serving(error: &ServeError) -> Problem {
     let fix = match error {
         ServeError::Bind(_) => "choose another --listen, or end what listens there",
+        ServeError::DevBeyondLoopback(_) => "listen on 127.0.0.1, or leave --dev out",
+        ServeError::Certificate(_) => {
+            "give --tls-cert a PEM file with the certificate and its chain, and --tls-key one with \
+             its key that only this user can read (chmod 600); or use --tls-self-signed"
+        }
         ServeError::Custody(_) => "give the --root-key that this data folder was made with",
         ServeError::Store(_) | ServeError::Vault(_) => {
             "see that --data is this user's alone, and that no other backend uses it"

@@ -4,7 +4,10 @@
 pub mod clock;
 pub mod custody;
 pub mod http;
+pub mod judge;
+pub mod oidc;
 pub mod peer;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod vault;

@@ -1,6 +1,6 @@
 //! The backend's role: hardens the process, opens root key, store and vault, and serves until
-//! it is told to stop. stdout carries one line for each address that is ready; all else goes to
-//! the log on stderr.
+//! it is told to stop. stdout carries one line for each address that is ready, and one for the
+//! fingerprint of a self-signed certificate; all else goes to the log on stderr.
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,16 +8,33 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::clock::{Entropy, SystemClock};
+use super::clock::{Clock, Entropy, SystemClock};
 use super::custody::{self, CustodyChoice, CustodyError, Surroundings};
 use super::http::{self, BindError, Limits, ListenAddress, Listener, MakeBackend};
+use super::judge::TokenJudge;
+use super::oidc::{OpenId, OpenIdSettings};
 use super::store::{Options, SledStore, Store, StoreError};
+use super::tls::{self, CertificateError, CertificateFiles, ServerCertificate};
 use super::vault::{Settings, Vault, VaultError};
+use crate::core::problem::Problem;
 use crate::core::types::BackendId;
 use crate::harden::{self, HardenError, Profile};
+use crate::web::{CertificatePin, Fetcher, Host};
 
 /// How often what is over by time is cleared away.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// How often the certificate's files are looked at again.
+const LOOK_AT_FILES: Duration = Duration::from_secs(60);
+
+/// Where the certificate for TLS comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TlsChoice {
+    /// From files, which are looked at again while the server runs.
+    Files(CertificateFiles),
+    /// Made and signed here, once.
+    SelfSigned,
+}
 
 /// How the log looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -33,6 +50,8 @@ pub enum LogFormat {
 pub struct ServeOptions {
     /// Where to listen; at least one.
     pub listen: Vec<ListenAddress>,
+    /// Where the certificate comes from, if any address speaks TLS.
+    pub tls: Option<TlsChoice>,
     /// The data folder.
     pub data: PathBuf,
     /// Whether test identities are accepted.
@@ -41,6 +60,8 @@ pub struct ServeOptions {
     pub root_key: CustodyChoice,
     /// A descriptor to read the passphrase from.
     pub passphrase_fd: Option<i32>,
+    /// By whom people sign in, beside the Unix socket.
+    pub openid: Option<OpenIdSettings>,
     /// How the log looks.
     pub log: LogFormat,
 }
@@ -66,6 +87,15 @@ pub enum ServeError {
     /// The vault does not open.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The self-signed certificate could not be kept.
+    #[error("cannot keep the self-signed certificate: {}", .0.cause)]
+    NotKept(Problem),
+    /// Test identities would be open to other machines.
+    #[error("--dev lets anybody in as anybody, so it listens on loopback alone, and not on {0}")]
+    DevBeyondLoopback(ListenAddress),
     /// An address is not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -84,7 +114,12 @@ pub enum ServeError {
 /// [`ServeError`]; the log has said the same.
 pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     start_log(options.log);
-    let result = protect().and_then(|()| {
+    let beyond = options.listen.iter().find(|address| address.is_beyond_loopback());
+    let allowed = match beyond {
+        Some(address) if options.dev => Err(ServeError::DevBeyondLoopback(address.clone())),
+        _ => protect(),
+    };
+    let result = allowed.and_then(|()| {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -110,7 +145,7 @@ fn start_log(format: LogFormat) {
 }
 
 /// An error with its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -152,6 +187,11 @@ fn check_protections() -> Result<(), ServeError> {
 async fn run(options: ServeOptions) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Serve)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Serve)?;
+    // Before a passphrase is asked for, if it is of files.
+    let of_files = match &options.tls {
+        Some(TlsChoice::Files(files)) => Some(ServerCertificate::of_files(files)?),
+        _ => None,
+    };
     let surroundings = Surroundings::from_environment(options.passphrase_fd);
     let random = ring::rand::SystemRandom::new();
     let opened = custody::open_or_create(
@@ -174,22 +214,46 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
         .await
         .map_err(|e| ServeError::Serve(io::Error::other(e)))??;
     let store = Arc::new(store);
+    let openid = options.openid.clone();
+    let judge = options.openid.map(|openid| OpenId::new(openid, Fetcher::new()));
     let settings = Settings {
         backend_id: BackendId(opened.backend_id),
         dev: opened.dev,
         clock: Arc::new(SystemClock::default()),
         entropy: Entropy::system(),
+        judge: judge.map(|judge| Arc::new(judge) as Arc<dyn TokenJudge>),
     };
     let shared: Arc<dyn Store> = store.clone();
     let vault = Vault::open(shared, opened.root.expose(), settings).await?;
     drop(opened.root);
+    if let Some(openid) = &openid {
+        say_who_may_sign_in(openid, &vault).await;
+    }
 
+    let certificate = match options.tls {
+        Some(TlsChoice::SelfSigned) => Some(self_signed(&vault, &options.listen).await?),
+        _ => of_files,
+    };
     let mut listeners = Vec::with_capacity(options.listen.len());
     for address in &options.listen {
-        listeners.push(Listener::bind(address)?);
+        listeners.push(Listener::bind_with(address, certificate.as_ref())?);
     }
-    announce(&listeners).map_err(ServeError::Ready)?;
+    let self_signed = matches!(options.tls, Some(TlsChoice::SelfSigned));
+    let pin = certificate.as_ref().filter(|_| self_signed).map(|shown| shown.pin());
+    announce(&listeners, pin).map_err(ServeError::Ready)?;
     tracing::info!(backend = %vault.backend_id(), custody = opened.custody, "ready");
+    let mut follower = None;
+    if let Some(certificate) = certificate {
+        let clock = SystemClock::default();
+        tls::shown(&certificate);
+        tls::warn_of_dates(&certificate, clock.now());
+        if let Some(TlsChoice::Files(files)) = options.tls {
+            let hangup = signal(SignalKind::hangup()).map_err(ServeError::Serve)?;
+            let now = move || clock.now();
+            let follow = tls::follow(certificate, files, LOOK_AT_FILES, hangup, now);
+            follower = Some(tokio::spawn(follow));
+        }
+    }
 
     let sweeper = tokio::spawn(sweep_forever(vault.clone()));
     let for_peers = vault.clone();
@@ -206,6 +270,9 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
         .await
         .map_err(ServeError::Serve)?;
     sweeper.abort();
+    if let Some(follower) = follower {
+        follower.abort();
+    }
     store.close().await;
     tracing::info!(drained = stopped.drained, "stopped");
     // The sockets' places are free only now, when the store is closed.
@@ -213,11 +280,73 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// One line on stdout for each address, once it can be connected to.
-fn announce(listeners: &[Listener]) -> io::Result<()> {
+fn who_may_sign_in(openid: &OpenIdSettings, owned: bool) -> &'static str {
+    match (openid.has_list(), owned) {
+        (true, _) => "those may sign in whom --oidc-allow names",
+        (false, true) => "those may sign in who have an account here, and nobody else",
+        (false, false) => {
+            "nobody owns this backend yet: the first to sign in by the issuer will own it"
+        }
+    }
+}
+
+async fn say_who_may_sign_in(openid: &OpenIdSettings, vault: &Vault) {
+    let issuer = openid.issuer();
+    match vault.is_owned().await {
+        Ok(owned) if openid.has_list() || owned => {
+            tracing::info!(issuer, "{}", who_may_sign_in(openid, owned));
+        }
+        Ok(owned) => tracing::warn!(issuer, "{}", who_may_sign_in(openid, owned)),
+        Err(problem) => {
+            tracing::warn!(issuer, problem = %problem, "who owns this backend is unknown")
+        }
+    }
+}
+
+/// The certificate that this backend made when it was first told to.
+async fn self_signed(
+    vault: &Vault,
+    listen: &[ListenAddress],
+) -> Result<Arc<ServerCertificate>, ServeError> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let addresses = listen.iter().filter_map(|address| match address {
+        ListenAddress::Tls(addr) if !addr.ip().is_unspecified() => Some(addr.ip().to_string()),
+        _ => None,
+    });
+    for name in tls::hostname().into_iter().chain(addresses) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let make = || Ok(tls::make(&names, SystemClock::default().now())?);
+    let (certificate, key) = vault.self_signed::<ServeError>(make).await?;
+    Ok(ServerCertificate::self_signed(&certificate, &key)?)
+}
+
+impl From<Problem> for ServeError {
+    fn from(problem: Problem) -> Self {
+        Self::NotKept(problem)
+    }
+}
+
+/// One line on stdout for each address, once it can be connected to, and one for what clients
+/// are to know a self-signed certificate by.
+fn announce(listeners: &[Listener], pin: Option<CertificatePin>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     for listener in listeners {
         writeln!(stdout, "listening on {}", listener.address())?;
+    }
+    if let Some(pin) = pin {
+        writeln!(stdout, "certificate {pin}")?;
+        for listener in listeners {
+            let ListenAddress::Tls(addr) = listener.address() else { continue };
+            let host = match addr.ip().is_unspecified() {
+                true => tls::hostname().unwrap_or_else(|| "HOST".to_owned()),
+                false => Host::Ip(addr.ip()).to_string(),
+            };
+            let port = addr.port();
+            tracing::info!("clients take AGENTKEYS_BACKEND=https://{host}:{port}#{pin}");
+        }
     }
     stdout.flush()
 }

@@ -19,7 +19,7 @@ use crate::core::problem::Problem;
 pub const GLOBAL: [(&str, &str); 5] = [
     ("--json", "results and problems as JSON on standard output"),
     ("--verbose", "say on standard error what is asked of which backend"),
-    ("--backend ADDRESS", "http://127.0.0.1:PORT or unix:/PATH"),
+    ("--backend ADDRESS", "https://HOST[#sha256:...], http://127.0.0.1:PORT or unix:/PATH"),
     ("--help", "show this"),
     ("--version", "show the version of the binary and of the wire"),
 ];

@@ -10,7 +10,7 @@ use crate::core::problem::Problem;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
-    description = "Looks at the backend, the session, the clock, the machine's protections, \
+    description = "Looks at the backend, its certificate, the session, the clock, the machine's protections, \
                    where things are kept, and the daemons that run here. Each line that is not well says what to do. Exits with \
                    1 if something is broken.",
     example = "agentkeys doctor",

@@ -2,7 +2,10 @@
 use super::daemon_facts;
 use super::session::{Fact, SessionPlace};
 use crate::client::connect;
-use crate::client::doctor::{BackendFacts, BackendState, Facts, KeyringState, LogFacts, RootKey};
+use crate::client::doctor::{
+    BackendFacts, BackendState, CertificateFacts, Clocks, Facts, IssuerFacts, KeyringState,
+    LogFacts, RootKey,
+};
 use crate::client::heads::contradiction;
 use crate::core::backend::WhoAmI;
 use crate::core::pin::Fingerprint;
@@ -27,9 +30,14 @@ pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
         Err(problem) => out.push(broken("configuration", problem)),
     }
     out.push(backend(&found.backend));
+    if let Some(found) = &found.backend.certificate {
+        out.extend([certificate(found, now), pin(found)]);
+    }
     if let BackendState::Answers { version, wire, .. } = &found.backend.state {
         out.push(self::version(version, *wire));
     }
+    out.extend(found.backend.clocks.as_ref().map(clocks));
+    out.extend(found.issuer.as_ref().map(issuer));
     out.push(keyring(&found.keyring));
     let place = match &found.session.place {
         connect::SessionPlace::Keyring => SessionPlace::Keyring,
@@ -38,7 +46,9 @@ pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
     match (&found.session.who, &found.session.stored) {
         (Some(Ok(me)), _) => {
             out.extend(session(me, &place));
-            out.push(clock(me, now));
+            if found.backend.clocks.is_none() {
+                out.push(clock(me, now));
+            }
             out.extend(found.session.log.as_ref().map(|found| audit_log(me, found)));
         }
         (Some(Err(problem)), _) | (None, Err(problem)) => {
@@ -100,6 +110,62 @@ fn backend(found: &BackendFacts) -> Fact {
     }
 }
 
+/// How long before its end a certificate is warned of, in milliseconds.
+const CERTIFICATE_SOON: u64 = 14 * 86_400_000;
+
+fn certificate(found: &CertificateFacts, now: Timestamp) -> Fact {
+    let until = found.until.for_people();
+    let says = format!("for {}, signed by {}, until {until}", found.whom, found.signer);
+    if found.pinned {
+        // The pin names the certificate itself, so its dates are not asked.
+        return Fact::good("certificate", says);
+    }
+    if found.until.since_ms(now) < CERTIFICATE_SOON {
+        let fix = "have the backend's operator renew it: clients refuse it from then on";
+        return Fact::warning("certificate", says, fix);
+    }
+    Fact::good("certificate", says)
+}
+
+fn pin(found: &CertificateFacts) -> Fact {
+    let fingerprint = &found.fingerprint;
+    Fact::good(
+        "pin",
+        if found.pinned {
+            format!("pinned, and it is the one: {fingerprint}")
+        } else {
+            format!("not pinned: whoever this machine trusts may sign for it; it is {fingerprint}")
+        },
+    )
+}
+
+/// From when on the clocks' difference is told, and from when on it breaks what depends on time.
+const CLOCK_WARNING: u64 = 30_000;
+const CLOCK_BROKEN: u64 = 5 * 60_000;
+
+/// What the backend's clock said, to the second, against this machine's.
+fn clocks(clocks: &Clocks) -> Fact {
+    let (theirs, ours) = (clocks.theirs, clocks.ours);
+    // Within that second it was any time.
+    let behind = theirs.since_ms(ours);
+    let ahead = ours.since_ms(theirs.plus_ms(999));
+    let (by, way) = if behind > 0 { (behind, "behind") } else { (ahead, "ahead of") };
+    if by < CLOCK_WARNING {
+        return Fact::good("clock", format!("{}, as the backend's", ours.for_people()));
+    }
+    let found = format!(
+        "this machine's clock is {} s {way} the backend's, which says {}",
+        by / 1000,
+        theirs.for_people()
+    );
+    let fix = "set the clock that is wrong, for example by timedatectl set-ntp true";
+    if by < CLOCK_BROKEN {
+        Fact::warning("clock", found, fix)
+    } else {
+        Fact::broken("clock", found, fix)
+    }
+}
+
 fn version(theirs: &str, wire: u64) -> Fact {
     let ours = env!("CARGO_PKG_VERSION");
     if wire != WIRE_VERSION {
@@ -116,6 +182,24 @@ fn version(theirs: &str, wire: u64) -> Fact {
         );
     }
     Fact::good("version", format!("both sides are {ours}, wire {wire}"))
+}
+
+fn issuer(found: &IssuerFacts) -> Fact {
+    let by = match &found.flows {
+        Err(problem) => return broken("issuer", problem),
+        Ok((true, true)) => "agentkeys init, with --device or without",
+        Ok((true, false)) => "agentkeys init; it has no device flow",
+        Ok((false, true)) => "agentkeys init --device; it has no flow for browsers",
+        Ok((false, false)) => {
+            let fix = "the backend's operator looks at serve --oidc-issuer";
+            return Fact::broken(
+                "issuer",
+                format!("{} has no flow to sign in by", found.name),
+                fix,
+            );
+        }
+    };
+    Fact::good("issuer", format!("{} answers; sign in by {by}", found.name))
 }
 
 fn keyring(state: &KeyringState) -> Fact {
@@ -289,6 +373,46 @@ mod tests {
         assert_eq!(clock(&me(now.0 + day), now).health, Health::Good);
         assert_eq!(clock(&me(now.0 - day), now).health, Health::Warning);
         assert_eq!(clock(&me(now.0 + 40 * day), now).health, Health::Warning);
+    }
+
+    #[test]
+    fn clocks_that_differ_are_told_and_from_five_minutes_on_it_is_broken() {
+        let theirs = Timestamp(1_800_000_000_000);
+        let at = |ours: u64| clocks(&Clocks { theirs, ours: Timestamp(ours) });
+        for (ours, health) in [
+            (theirs.0, Health::Good),
+            (theirs.0 + 30_900, Health::Good),
+            (theirs.0 - 29_000, Health::Good),
+            (theirs.0 + 31_500, Health::Warning),
+            (theirs.0 - 30_000, Health::Warning),
+            (theirs.0 + 301_500, Health::Broken),
+            (theirs.0 - 300_000, Health::Broken),
+        ] {
+            assert_eq!(at(ours).health, health, "{ours}: {}", at(ours).found);
+        }
+        assert!(at(theirs.0 + 60_999).found.contains("60 s ahead of the backend's"));
+        assert!(at(theirs.0 - 60_000).found.contains("60 s behind the backend's"));
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_warned_of_unless_it_is_pinned() {
+        let now = Timestamp(1_800_000_000_000);
+        let mut found = CertificateFacts {
+            whom: "keys.example.org".into(),
+            signer: "CN=some authority".into(),
+            until: now.plus_ms(15 * 86_400_000),
+            fingerprint: "sha256:0a".into(),
+            pinned: false,
+        };
+        assert_eq!(certificate(&found, now).health, Health::Good);
+        for days in [13, 0] {
+            found.until = now.plus_ms(days * 86_400_000);
+            assert_eq!(certificate(&found, now).health, Health::Warning);
+        }
+        assert!(pin(&found).found.starts_with("not pinned"));
+        found.pinned = true;
+        assert_eq!(certificate(&found, now).health, Health::Good);
+        assert!(pin(&found).found.contains("it is the one: sha256:0a"));
     }
 
     #[test]

@@ -6,23 +6,29 @@ use zeroize::Zeroizing;
 use super::ask;
 use super::context::{Context, Open};
 use super::presence;
-use super::report::{CliError, usage};
-use super::session::SessionPlace;
+use super::report::{CliError, shown, usage};
+use super::session::{Link, SessionPlace};
 use super::{Checked, Finish};
 use crate::core::backend::IdentityProof;
 use crate::core::pin::Fingerprint;
 use crate::core::presence::Level;
-use crate::core::problem::Problem;
+use crate::core::problem::{Answer, Code, Problem};
 use crate::core::secret::SecretBytes;
+use crate::core::sign_in::{Flow, SignInNews};
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Signs you in as the master: the private backend of this machine knows you by \
-                   your Unix user, and is started if it does not run. Safe to run again.",
+                   your Unix user, and is started if it does not run; a backend elsewhere by the \
+                   issuer that it names, in your browser. Safe to run again.",
     note = "The account's line is its fingerprint: a daemon that is started with --account and it \
             takes an answer from no other account.",
     note = "--mock-token is accepted by a backend that was started with --dev, and by no other.",
+    note = "--device shows a code to type at the issuer on any device, for machines without a \
+            browser. Never type a code that somebody else gave you.",
     example = "agentkeys init",
+    example = "agentkeys init --backend https://keys.example.org",
+    example = "agentkeys init --backend https://keys.example.org --device",
     example = "agentkeys init --backend http://127.0.0.1:8080 --mock-token alice"
 )]
 /// see above
@@ -30,16 +36,35 @@ pub struct InitArgs {
     /// a test identity, for a backend under --dev
     #[argh(option, arg_name = "identity")]
     mock_token: Option<String>,
+    /// sign in by a code that is typed on any device
+    #[argh(switch)]
+    device: bool,
 }
 
 /// By what one signs in.
-pub struct Init(Option<Zeroizing<String>>);
+pub enum Init {
+    /// By what fits the backend: the Unix user, or the issuer in a browser.
+    AsFits,
+    /// By the issuer, on any device.
+    Device,
+    /// By a test identity.
+    Mock(Zeroizing<String>),
+}
 
 impl TryFrom<InitArgs> for Init {
     type Error = Problem;
 
     fn try_from(raw: InitArgs) -> Result<Self, Problem> {
-        Ok(Self(raw.mock_token.map(Zeroizing::new)))
+        match (raw.mock_token, raw.device) {
+            (None, false) => Ok(Self::AsFits),
+            (None, true) => Ok(Self::Device),
+            (Some(token), false) => Ok(Self::Mock(Zeroizing::new(token))),
+            (Some(_), true) => Err(usage(
+                "--mock-token and --device do not go together",
+                "a test identity asks no issuer",
+                "leave one of them out",
+            )),
+        }
     }
 }
 
@@ -48,6 +73,34 @@ pub fn place(place: &SessionPlace) -> String {
     match place {
         SessionPlace::Keyring => "the keyring".to_owned(),
         SessionPlace::File(path) => path.display().to_string(),
+    }
+}
+
+impl Init {
+    async fn sign_in(self, link: &dyn Link, context: &Context<'_>) -> Answer<SignInNews> {
+        let flow = match self {
+            Self::Mock(token) => {
+                let token = SecretBytes::new(token.as_bytes().to_vec());
+                return link
+                    .sign_in(IdentityProof::Token(token))
+                    .await
+                    .map(|()| SignInNews::default());
+            }
+            Self::AsFits if link.address().starts_with("unix:") => {
+                return link.sign_in(IdentityProof::Peer).await.map(|()| SignInNews::default());
+            }
+            Self::AsFits => Flow::Code,
+            Self::Device => Flow::Device,
+        };
+        // To standard error: with --json, standard output is the result's alone.
+        let tell = |line: &str| context.out.say(&shown(line));
+        let answer = link.sign_in_by_issuer(flow, &tell).await;
+        answer.map_err(|mut problem| {
+            if problem.code == Code::NotFound {
+                problem.fix.push_str("\nunder serve --dev: agentkeys init --mock-token NAME");
+            }
+            problem
+        })
     }
 }
 
@@ -79,20 +132,7 @@ impl Checked for Init {
 
     async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
         let link = context.link().await?;
-        let proof = match self.0 {
-            Some(token) => IdentityProof::Token(SecretBytes::new(token.as_bytes().to_vec())),
-            None if link.address().starts_with("unix:") => IdentityProof::Peer,
-            None => {
-                return Err(usage(
-                    "this backend cannot tell who you are by itself",
-                    format!("{} is not reached over a Unix socket", link.address()),
-                    "under serve --dev: agentkeys init --mock-token NAME\n\
-                     or use the private backend of this machine: leave --backend out",
-                )
-                .into());
-            }
-        };
-        link.sign_in(proof).await?;
+        let news = self.sign_in(link, context).await?;
         let open = context.open().await?;
         let me = open.backend.who_am_i(open.token).await?;
         let kept = place(&link.session_place());
@@ -109,15 +149,26 @@ impl Checked for Init {
                 "fingerprint": fingerprint,
                 "backend": link.address(),
                 "session_place": kept,
+                "email": news.email,
+                "owns_now": news.owns_now,
             }))?;
         } else {
             let out = &context.out;
-            out.say(&format!("signed in as {}", super::report::shown(&me.identity)));
+            out.say(&format!("signed in as {}", shown(&me.identity)));
+            if let Some(email) = &news.email {
+                out.say(&format!(
+                    "  e-mail      {} (a label; you are known by the line above)",
+                    shown(email)
+                ));
+            }
             out.say(&format!("  wallet      {}", me.wallet));
             out.say(&format!("  account     {fingerprint}"));
-            out.say(&format!("  backend     {}", super::report::shown(&link.address())));
-            out.say(&format!("  session     in {}", super::report::shown(&kept)));
-            out.say(&format!("  presence    {}", super::report::shown(&me.presence)));
+            out.say(&format!("  backend     {}", shown(&link.address())));
+            out.say(&format!("  session     in {}", shown(&kept)));
+            out.say(&format!("  presence    {}", shown(&me.presence)));
+            if news.owns_now {
+                out.say("this backend belonged to nobody: from now on it is yours, and lets no others in");
+            }
             offer_passphrase(context, open, &me.presence).await?;
             out.say("next: agentkeys store my-agent openrouter");
         }

@@ -17,6 +17,7 @@ use crate::core::backend::{AccountBackend, IdentityProof};
 use crate::core::presence::Reset;
 use crate::core::problem::{Answer, Code};
 use crate::core::set_back::{self, SetBack};
+use crate::core::sign_in::{Flow, SignInNews, Tell};
 use crate::core::token::SessionToken;
 use crate::core::types::AccountId;
 use crate::harden;
@@ -117,6 +118,11 @@ impl Link for Reached {
 
     async fn sign_in(&self, proof: IdentityProof) -> Answer<()> {
         self.connection.sign_in(proof).await.map(drop)
+    }
+
+    async fn sign_in_by_issuer(&self, flow: Flow, tell: Tell<'_>) -> Answer<SignInNews> {
+        let signed_in = self.connection.sign_in_by_issuer(flow, tell).await?;
+        Ok(signed_in.news.unwrap_or_default())
     }
 
     async fn remember_head(&self) -> Answer<Option<String>> {

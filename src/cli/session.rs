@@ -13,6 +13,7 @@ use crate::core::holder::SessionHolder;
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
 use crate::core::presence::Reset;
 use crate::core::problem::Answer;
+use crate::core::sign_in::{Flow, SignInNews, Tell};
 use crate::core::token::SessionToken;
 use crate::core::types::AccountId;
 
@@ -84,7 +85,7 @@ pub trait Link {
     /// The backend.
     fn backend(&self) -> &dyn AccountBackend;
 
-    /// Its address: `unix:/...` or `http://127.0.0.1:1234`.
+    /// Its address: `https://...`, `unix:/...` or `http://127.0.0.1:1234`.
     fn address(&self) -> String;
 
     /// What chose it: `--backend`, `AGENTKEYS_BACKEND`, `the config file` or `the default`.
@@ -96,6 +97,10 @@ pub trait Link {
 
     /// Proves an identity, and stores the master session that it gives.
     async fn sign_in(&self, proof: IdentityProof) -> Answer<()>;
+
+    /// Signs in by the issuer that the backend names, with the person's help, and stores the
+    /// master session that it gives. What the person has to do is told, a line at a time.
+    async fn sign_in_by_issuer(&self, flow: Flow, tell: Tell<'_>) -> Answer<SignInNews>;
 
     /// Compares the newest head of an answer with the highest that was seen, and remembers it;
     /// gives what there is to say about it.

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use toml::{Table, Value};
 
 use super::files;
-use super::http::{Address, AddressError};
+use super::http::Address;
 use super::places::{MAX_SOCKET_PATH, Places};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
@@ -31,7 +31,8 @@ const MAX_NAMES: usize = 256;
 /// Most folders that are looked at for a project file.
 const MAX_DEPTH: usize = 64;
 
-const FORMS: &str = "unix:/absolute/path or http://127.0.0.1:PORT";
+const FORMS: &str =
+    "https://HOST[:PORT][#sha256:...], unix:/absolute/path or http://127.0.0.1:PORT";
 
 /// Reads a backend's address; `origin` is what named it, for the error.
 ///
@@ -49,7 +50,6 @@ pub fn parse_address(text: &str, origin: &str) -> Answer<Address> {
     let path = match text.parse() {
         Ok(Address::Unix(path)) => path,
         Ok(address) => return Ok(address),
-        Err(AddressError::Https) => return Err(wrong("https is not supported by this version")),
         Err(error) => return Err(wrong(&error.to_string())),
     };
     if path.as_os_str().len() > MAX_SOCKET_PATH {
@@ -349,6 +349,7 @@ mod tests {
             ("unix:/run/a.sock", "unix:/run/a.sock"),
             ("unix:///run//./a.sock", "unix:/run/a.sock"),
             ("http://127.0.0.1:80/", "http://127.0.0.1:80"),
+            ("https://Keys.example.org:443/", "https://keys.example.org"),
         ] {
             assert_eq!(parse(text).unwrap().to_string(), shown, "{text}");
         }
@@ -375,8 +376,9 @@ mod tests {
             assert_eq!(refused.code, Code::Invalid, "{text}");
             assert!(refused.detail.contains("--backend"), "{text}");
         }
-        let https = parse_address("https://keys.example.org", BACKEND_VARIABLE).unwrap_err();
-        assert_eq!(https.cause, "https is not supported by this version");
-        assert!(https.detail.contains(BACKEND_VARIABLE));
+        let pinned = "https://keys.example.org#sha256:12";
+        let pinned = parse_address(pinned, BACKEND_VARIABLE).unwrap_err();
+        assert!(pinned.cause.contains("fingerprint"), "{}", pinned.cause);
+        assert!(pinned.detail.contains(BACKEND_VARIABLE));
     }
 }

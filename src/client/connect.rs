@@ -3,7 +3,7 @@
 //!
 //! Must never send a session to another backend than the one that gave it.
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::config::{Chooser, Config};
 use super::guard::{Asker, MasterGuard};
@@ -15,12 +15,18 @@ use super::private::Private;
 pub use super::private::{StopOutcome, stop_private};
 pub use super::sessions::SessionPlace;
 use super::sessions::Sessions;
+use super::sign_in;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, ClientInfo, CredentialBackend, IdentityProof, Minted};
 use crate::core::claim::Claim;
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::secret::SecretBytes;
+use crate::core::sign_in::{Flow, SignInNews, SignInTicket, Tell};
 use crate::core::token::SessionToken;
 use crate::core::types::{AccountId, SessionId, Timestamp, WalletAddress};
+
+/// How often a sign-in is sent again while the backend waits for the issuer's keys.
+const MAX_WAITS: u32 = 3;
 
 /// What a command line says of the backend.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -54,6 +60,8 @@ pub struct SignedIn {
     pub expires_at: Timestamp,
     /// Where it was stored.
     pub place: SessionPlace,
+    /// What else the backend told of a sign-in by an issuer.
+    pub news: Option<SignInNews>,
 }
 
 /// Finds the backend that is configured, or finds or starts the private one. One that is
@@ -142,7 +150,7 @@ impl Connection {
         &self.backend
     }
 
-    /// Where it listens: `unix:/...` or `http://127.0.0.1:1234`.
+    /// Where it listens: `https://...`, `unix:/...` or `http://127.0.0.1:1234`.
     pub fn address(&self) -> String {
         self.address.clone()
     }
@@ -222,8 +230,35 @@ impl Connection {
         let change = self.sessions.change().await?;
         let made = self.backend.create_session(proof, client_info()).await?;
         let place = self.sessions.put(&change, &self.address, &made.session, now()).await?;
-        let Minted { session, session_id, wallet, expires_at, .. } = made;
-        Ok(SignedIn { session: self.hold(session), session_id, wallet, expires_at, place })
+        let Minted { session, session_id, wallet, expires_at, news, renewal: _ } = made;
+        Ok(SignedIn { session: self.hold(session), session_id, wallet, expires_at, place, news })
+    }
+
+    /// Signs in by the issuer that the backend names, with the person's help, and stores the
+    /// session that it gives.
+    ///
+    /// # Errors
+    /// Those of the backend, of [`sign_in::id_token`], and of [`Connection::sign_in`].
+    pub async fn sign_in_by_issuer(&self, flow: Flow, tell: Tell<'_>) -> Answer<SignedIn> {
+        let start = self.backend.begin_sign_in(flow).await?;
+        let token = sign_in::id_token(&start, flow, tell).await?;
+        let mut left = MAX_WAITS;
+        loop {
+            // A copy: a token that was not judged is sent again.
+            let proof = IdentityProof::IdToken {
+                token: SecretBytes::new(token.expose().to_vec()),
+                ticket: SignInTicket::parse(start.ticket.expose())?,
+            };
+            match self.sign_in(proof).await {
+                // The backend waits for the issuer, and has not judged the token yet.
+                Err(problem) if problem.code == Code::Unavailable && left > 0 => {
+                    let Some(seconds) = problem.retry_after else { return Err(problem) };
+                    left -= 1;
+                    tokio::time::sleep(Duration::from_secs(seconds.clamp(1, 15))).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Forgets the stored session; at the backend it lives on until it ends or is revoked.

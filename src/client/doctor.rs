@@ -12,17 +12,22 @@ use super::files;
 use super::head_watch;
 use super::heads::{Heads, SeenHead};
 use super::holder::recorded;
+pub use super::http::Clocks;
 use super::http::{Address, HttpBackend, Options as HttpOptions};
 use super::places::Places;
 use super::private::Private;
 use super::sessions::{SessionPlace, Sessions};
+use super::sign_in::issuer::Issuer;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, WhoAmI};
 use crate::core::holder::{Refusal, SessionHolder, Standing};
 use crate::core::identity::Alias;
 use crate::core::problem::{Answer, Problem};
+use crate::core::sign_in::Flow;
 use crate::core::token::SessionToken;
+use crate::core::types::Timestamp;
 use crate::keyring::{BusAddress, Keyring, KeyringError};
+use crate::web::Fetcher;
 
 /// Largest `root.json`, in bytes.
 const MAX_ROOT: usize = 16 * 1024;
@@ -38,6 +43,8 @@ pub struct Facts {
     pub config: Answer<Config>,
     /// The backend.
     pub backend: BackendFacts,
+    /// The issuer that the backend names; absent where it names none.
+    pub issuer: Option<IssuerFacts>,
     /// The desktop's keyring.
     pub keyring: KeyringState,
     /// This user's session.
@@ -62,6 +69,25 @@ pub struct BackendFacts {
     pub pid: Option<u32>,
     /// Whether it answers.
     pub state: BackendState,
+    /// The certificate that it was believed by, if it speaks TLS.
+    pub certificate: Option<CertificateFacts>,
+    /// What the two clocks said at its answer.
+    pub clocks: Option<Clocks>,
+}
+
+/// A backend's certificate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CertificateFacts {
+    /// The names and addresses that it is for.
+    pub whom: String,
+    /// Who signed it.
+    pub signer: String,
+    /// Until when it is valid.
+    pub until: Timestamp,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Whether the address pins it.
+    pub pinned: bool,
 }
 
 /// Whether a backend answers.
@@ -79,6 +105,15 @@ pub enum BackendState {
     NotStarted,
     /// It does not, and why.
     Fails(crate::core::problem::Problem),
+}
+
+/// The issuer by which one signs in at the backend.
+pub struct IssuerFacts {
+    /// Its name, as the backend gives it.
+    pub name: String,
+    /// What its discovery document says to this machine: whether it has the flow in a browser, and
+    /// the one on any device.
+    pub flows: Answer<(bool, bool)>,
 }
 
 /// The desktop's keyring, as a session or a root key would find it.
@@ -164,12 +199,16 @@ pub async fn facts(options: &Options) -> Answer<Facts> {
 /// The same for given places and settings, with the keyring on `bus`.
 pub async fn facts_of(places: Places, config: Answer<Config>, bus: Option<BusAddress>) -> Facts {
     let (backend, http) = backend_facts(&places, config.as_ref().ok()).await;
+    let issuer = match &http {
+        Some(http) if !backend.private => issuer_facts(http).await,
+        _ => None,
+    };
     let keyring = keyring_state(bus.as_ref()).await;
     let session = session_facts(&places, Sessions::with_bus(&places, bus), http.as_ref()).await;
     let root_key = root_key(places.data());
     let log_warnings = log_warnings(&places.log_file());
     let daemons = daemons(&places).await;
-    Facts { places, config, backend, keyring, session, root_key, daemons, log_warnings }
+    Facts { places, config, backend, issuer, keyring, session, root_key, daemons, log_warnings }
 }
 
 async fn backend_facts(
@@ -184,6 +223,8 @@ async fn backend_facts(
         private,
         pid: None,
         state: BackendState::NotStarted,
+        certificate: None,
+        clocks: None,
     };
     let Some(config) = config else { return (facts, None) };
     let address = match &config.backend {
@@ -212,6 +253,8 @@ async fn backend_facts(
         Ok(found) => {
             let (version, wire, took) = (found.version, found.wire, begun.elapsed());
             facts.state = BackendState::Answers { version, wire, took };
+            facts.certificate = certificate_facts(&http);
+            facts.clocks = http.clocks();
             (facts, Some(http))
         }
         Err(problem) => {
@@ -219,6 +262,26 @@ async fn backend_facts(
             (facts, None)
         }
     }
+}
+
+/// Nothing is made of a sign-in that is only begun. A backend without an issuer says so.
+async fn issuer_facts(http: &HttpBackend) -> Option<IssuerFacts> {
+    let start = http.begin_sign_in(Flow::Code).await.ok()?;
+    let found = Issuer::discover(Fetcher::new(), &start.issuer).await;
+    let flows =
+        found.map(|issuer| (issuer.authorization.is_some(), issuer.device_authorization.is_some()));
+    Some(IssuerFacts { name: start.issuer, flows })
+}
+
+fn certificate_facts(http: &HttpBackend) -> Option<CertificateFacts> {
+    let pinned = matches!(http.address(), Address::Tls { pin: Some(_), .. });
+    http.certificate().map(|found| CertificateFacts {
+        whom: found.whom(),
+        signer: found.signer().to_owned(),
+        until: found.not_after,
+        fingerprint: found.pin.to_string(),
+        pinned,
+    })
 }
 
 async fn find_private(places: &Places) -> Answer<Option<(Address, Option<u32>)>> {

@@ -94,9 +94,10 @@ impl Guard for MasterGuard {
         let mut asked = self.asked.lock().await;
         // One that was right before, and that the backend has not called wrong, serves all the
         // acts of this command; each has a signature of its own.
-        let known = asked.key.take_if(|(salt, _)| *salt != demand.salt || demand.why == Why::Wrong);
-        drop(known);
-        if asked.key.is_none() {
+        let serves =
+            |(salt, _): &(Salt, PassphraseKey)| *salt == demand.salt && demand.why != Why::Wrong;
+        if !asked.key.as_ref().is_some_and(serves) {
+            asked.key = None;
             if asked.times >= MOST_ASKED {
                 return Err(problem);
             }

@@ -1,16 +1,19 @@
-//! A backend behind HTTP/1.1, over loopback TCP or a Unix socket.
+//! A backend behind HTTP/1.1 or HTTP/2: over TLS, loopback TCP or a Unix socket.
 //!
 //! Every answer is judged before it is believed: wire version, content type, size, shape, and
-//! the signed head's signature. No redirect is followed, and a Unix socket's server gets
-//! nothing before the kernel has said that it is this same user.
+//! the signed head's signature. No redirect is followed. A server gets nothing before it has
+//! proved who it is: by its certificate over TLS, by the kernel's word, that it is this same
+//! user, over a Unix socket.
 
 mod address;
 mod answer;
 mod ask;
+mod belief;
 mod connect;
 mod fault;
 mod guard;
 mod methods;
+mod sender;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,12 +25,15 @@ use tokio::sync::Semaphore;
 pub use self::address::{Address, AddressError};
 use self::answer::Received;
 use self::ask::Ask;
-use self::connect::{Idle, Sender};
+use self::connect::Belief;
 pub use self::fault::{Unreachable, is_unreachable};
 pub use self::guard::Guard;
+use self::sender::{Idle, Sender};
 use crate::core::audit::Head;
 use crate::core::problem::{Answer, Problem};
+use crate::core::types::Timestamp;
 use crate::core::wire::{self, Route};
+use crate::web::{Certificate, Trust};
 
 /// How long an idle connection is kept; below the server's 75 s, so that it is the client who
 /// hangs up.
@@ -36,7 +42,7 @@ const KEEP_IDLE: Duration = Duration::from_secs(30);
 /// How hard to try.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Longest that one try to connect takes.
+    /// Longest that one try to connect takes; to another machine at least 5 seconds.
     pub connect: Duration,
     /// How often connecting is tried, 1 at least. Nothing was sent before it succeeded.
     pub tries: u32,
@@ -63,15 +69,27 @@ impl Default for Options {
     }
 }
 
-/// A backend behind HTTP. Calls may run at once; each has a connection of its own, and idle
-/// ones are used again. Dropping a call's future ends the call and closes its connection.
+/// A backend behind HTTP. Calls may run at once: over HTTP/2 they share a connection, over
+/// HTTP/1.1 each has one of its own, and idle ones are used again. Dropping a call's future ends
+/// the call, and closes its connection if it was its own.
 pub struct HttpBackend {
     address: Address,
     options: Options,
+    belief: Belief,
     idle: Mutex<Vec<Idle>>,
     permits: Semaphore,
     head: Mutex<Option<Head>>,
+    clocks: Mutex<Option<Clocks>>,
     guard: Option<Arc<dyn Guard>>,
+}
+
+/// What the two clocks said at the same moment, but for the way of the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clocks {
+    /// The backend's, to the second.
+    pub theirs: Timestamp,
+    /// This machine's.
+    pub ours: Timestamp,
 }
 
 impl HttpBackend {
@@ -82,9 +100,23 @@ impl HttpBackend {
 
     /// The same, trying as hard as `options` say.
     pub fn with_options(address: Address, options: Options) -> Self {
+        Self::trusting(address, options, None)
+    }
+
+    /// The same, believing whom `trust` says rather than whom this machine trusts. A pin in the
+    /// address goes before both.
+    pub fn trusting(address: Address, options: Options, trust: Option<Trust>) -> Self {
         let permits = Semaphore::new(options.connections.clamp(1, Semaphore::MAX_PERMITS));
-        let (idle, head) = (Mutex::default(), Mutex::default());
-        Self { address, options, idle, permits, head, guard: None }
+        Self {
+            address,
+            options,
+            belief: Belief::from(trust),
+            idle: Mutex::default(),
+            permits,
+            head: Mutex::default(),
+            clocks: Mutex::default(),
+            guard: None,
+        }
     }
 
     /// The same with a guard before every act that raises what someone may do.
@@ -95,7 +127,7 @@ impl HttpBackend {
     /// Takes a connection that was made to this address, and whose other end was checked, for
     /// the first request. One that turns out to be closed is replaced without a word.
     pub async fn adopt(&self, stream: UnixStream) {
-        if let Ok(sender) = connect::handshake(stream).await {
+        if let Ok(sender) = Sender::one(stream).await {
             self.keep(sender);
         }
     }
@@ -103,6 +135,16 @@ impl HttpBackend {
     /// Where the backend is.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The certificate that the server was believed by last, if it speaks TLS.
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.belief.believed()
+    }
+
+    /// What the two clocks said at the last answer.
+    pub fn clocks(&self) -> Option<Clocks> {
+        *self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the server answers at all.
@@ -145,21 +187,30 @@ impl HttpBackend {
         let limit = ask.answer_limit();
         let closed = || fault::no_answer(&self.address, route, self.options.request);
         let _permit = self.permits.acquire().await.map_err(|_| closed())?;
-        let mut request = ask.into_request(self.address.host())?;
+        let mut request = ask.into_request(&self.address.host())?;
         let mut tries = 0;
         loop {
             let (mut sender, kept) = match self.take_idle().await {
                 Some(sender) => (sender, true),
-                None => (connect::with_retries(&self.address, &self.options).await?, false),
+                None => {
+                    let made = connect::with_retries(&self.address, &self.options, &self.belief);
+                    (made.await?, false)
+                }
             };
-            match sender.try_send_request(request).await {
+            match sender.try_send(request).await {
                 Ok(response) => {
+                    let ours = super::connect::now();
                     let received = answer::receive(&self.address, route, response, limit).await?;
                     self.keep(sender);
+                    if let Some(theirs) = received.date() {
+                        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+                        *clocks = Some(Clocks { theirs, ours });
+                    }
                     return Ok(received);
                 }
                 Err(mut error) => {
                     tries += 1;
+                    self.drop_shared();
                     match error.take_message() {
                         Some(unsent) if kept || tries < self.options.tries => request = unsent,
                         Some(_) => return Err(fault::hung_up(&self.address, route, false)),
@@ -172,20 +223,38 @@ impl HttpBackend {
 
     async fn take_idle(&self) -> Option<Sender> {
         loop {
-            let Idle { mut sender, since } = {
+            let mut sender = {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                idle.pop()?
+                idle.retain(|kept| kept.since.elapsed() < KEEP_IDLE && !kept.sender.is_closed());
+                // One that is shared stays for the next call.
+                match idle.last()?.sender.share() {
+                    Some(shared) => shared,
+                    None => idle.pop()?.sender,
+                }
             };
-            if since.elapsed() < KEEP_IDLE && sender.ready().await.is_ok() {
+            if sender.is_ready().await {
                 return Some(sender);
             }
         }
     }
 
+    /// The shared connection is not the next try's: it may take long to know that it has ended.
+    fn drop_shared(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|kept| kept.sender.share().is_none());
+    }
+
     fn keep(&self, sender: Sender) {
-        if !sender.is_closed() {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.push(Idle { sender, since: Instant::now() });
+        if sender.is_closed() {
+            return;
+        }
+        let since = Instant::now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // One shared connection is enough; whichever was made beside it ends with its call.
+        match idle.iter_mut().find(|kept| kept.sender.share().is_some()) {
+            Some(shared) if !shared.sender.is_closed() => shared.since = since,
+            Some(closed) => *closed = Idle { sender, since },
+            None => idle.push(Idle { sender, since }),
         }
     }
 

@@ -15,4 +15,5 @@ pub mod http;
 pub mod places;
 pub mod private;
 pub mod sessions;
+pub mod sign_in;
 pub mod socket;

@@ -18,6 +18,7 @@ use super::problem::Answer;
 use super::scope::Scope;
 use super::secret::SecretBytes;
 use super::set_back::{Compared, SetBack};
+use super::sign_in::{Flow, SignInNews, SignInStart, SignInTicket};
 use super::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use super::types::{
     AccountId, ChildKeys, Hash32, KeyId, PublicKey, RequestId, SessionId, Timestamp, WalletAddress,
@@ -36,6 +37,13 @@ pub enum IdentityProof {
     Peer,
     /// A token: a test identity under `serve --dev`.
     Token(SecretBytes),
+    /// An ID token of the issuer that the backend names.
+    IdToken {
+        /// The token.
+        token: SecretBytes,
+        /// What the sign-in was begun with.
+        ticket: SignInTicket,
+    },
 }
 
 /// What a client says of itself when it signs in; shown as claimed, in events and errors.
@@ -62,6 +70,8 @@ pub struct Minted {
     pub expires_at: Timestamp,
     /// What the next one is got with; child sessions only.
     pub renewal: Option<RenewalSecret>,
+    /// What else a sign-in by an issuer told; absent for every other session.
+    pub news: Option<SignInNews>,
 }
 
 /// What is to be revoked.
@@ -468,6 +478,15 @@ pub trait CredentialBackend: Send + Sync {
 /// What a master does beside the fifteen, and what a daemon does to stay signed in.
 #[async_trait]
 pub trait AccountBackend: CredentialBackend + PaymentRail {
+    /// Begins a sign-in by the issuer that this backend names. Makes nothing that is kept.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` where it names none, as every backend does that says nothing else.
+    async fn begin_sign_in(&self, flow: Flow) -> Answer<SignInStart> {
+        let _ = flow;
+        Err(super::sign_in::no_issuer())
+    }
+
     /// Who the session is.
     async fn who_am_i(&self, session: &SessionToken) -> Answer<WhoAmI>;
 

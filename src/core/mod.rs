@@ -22,6 +22,7 @@ pub mod scope;
 pub mod seal;
 pub mod secret;
 pub mod set_back;
+pub mod sign_in;
 pub mod token;
 pub mod types;
 pub mod wire;

@@ -16,6 +16,7 @@ pub use self::answer::*;
 pub use self::request::*;
 use super::encoding::{from_base64, to_base64};
 use super::secret::SecretBytes;
+use super::sign_in::SignInTicket;
 use super::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use super::types::Malformed;
 
@@ -92,6 +93,8 @@ routes! {
     OpenApi "openapi" "GET" "/openapi.json";
     /// The key to seal credentials to.
     ShieldingKey "shielding_key" "GET" "/shielding-key";
+    /// Begins a sign-in by the backend's issuer.
+    SignInBegin "sign_in_begin" "POST" "/sign-in/begin";
     /// Who the session is.
     SessionShow "session_show" "GET" "/session";
     /// Makes a master session.
@@ -236,6 +239,7 @@ token_as_text! {
     OpenToken, "an open token";
     RegistrationToken, "a registration token";
     RenewalSecret, "a renewal secret";
+    SignInTicket, "a ticket of POST /sign-in/begin";
 }
 
 /// A credential's bytes travel as base64.

@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use super::seat::Seat;
 use crate::client::config::Config;
 use crate::client::files;
+use crate::client::http::Address;
 use crate::client::places::Places;
 use crate::core::holder::Protection;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::harden::{self, Confinement, HardenError, Need, Profile, State};
 use crate::keyring::BusAddress;
 
-/// What is read to find the backend's host, and later its certificate.
-const SYSTEM: [&str; 8] = [
+/// What is read to find the backend's host, and whom to believe that signs its certificate.
+const SYSTEM: [&str; 11] = [
     "/etc",
     "/lib",
     "/lib64",
@@ -22,8 +23,15 @@ const SYSTEM: [&str; 8] = [
     "/usr/lib64",
     "/usr/local/share/ca-certificates",
     "/usr/share/ca-certificates",
+    "/var/lib/ca-certificates",
     "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
 ];
+/// Where roots may lie as well.
+const ROOTS: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// The port of a resolver, for answers that are too long for UDP, which Landlock does not hold.
+const RESOLVER: u16 = 53;
 
 /// Applies every mechanism, in the order that [`crate::harden`] gives, and says what holds.
 ///
@@ -106,10 +114,23 @@ fn allowed(places: &Places, seat: &Seat, config: Option<&Config>) -> Confinement
     if let Ok(Some(bus)) = BusAddress::from_environment() {
         sockets.extend(bus.sockets());
     }
-    Confinement {
-        read: SYSTEM.iter().map(PathBuf::from).collect(),
-        write,
-        sockets,
-        connect_ports: backend.map(|address| address.ports()).unwrap_or_default(),
+    let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+    if backend.is_some_and(Address::wants_roots) {
+        read.extend(roots());
     }
+    let mut connect_ports = backend.map(|address| address.ports()).unwrap_or_default();
+    if backend.is_some_and(Address::has_name) {
+        connect_ports.push(RESOLVER);
+    }
+    Confinement { read, write, sockets, connect_ports }
+}
+
+/// The files and folders of roots that the environment names, and what links among them lead to.
+fn roots() -> impl Iterator<Item = PathBuf> {
+    let named = ROOTS.iter().filter_map(std::env::var_os);
+    let named = named.flat_map(|value| std::env::split_paths(&value).collect::<Vec<_>>());
+    named.filter(|path| path.is_absolute()).flat_map(|path| {
+        let real = std::fs::canonicalize(&path).ok();
+        [Some(path), real].into_iter().flatten()
+    })
 }

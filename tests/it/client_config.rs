@@ -73,7 +73,7 @@ fn the_flag_wins_over_the_variable_over_the_user_file_over_the_default() {
 #[test]
 fn a_wrong_value_is_an_error_that_names_what_set_it_even_if_another_would_do() {
     let home = Home::new();
-    let file = home.user("backend = \"https://keys.example.org\"\n");
+    let file = home.user("backend = \"https://keys.example.org#sha256:12\"\n");
     let wrong = home.refused();
     assert!(wrong.detail.contains(file.to_str().unwrap()), "{}", wrong.detail);
     assert!(home.load(Some("unix:/flag"), None).is_err());

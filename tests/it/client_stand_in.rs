@@ -92,6 +92,7 @@ impl State {
             let session = SessionToken::master(&[self.made; 32]);
             self.live.insert(session.expose().to_owned());
             return Ok(json(&wire::Session {
+                sign_in: None,
                 session_id: session.id(),
                 session: Shown(session),
                 wallet: WalletAddress([3; 20]),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkeys::backend::clock::Entropy;
+use agentkeys::backend::http::Limits;
+use agentkeys::client::http::HttpBackend;
 use agentkeys::core::audit::{Action, Entry, Outcome, Walk};
 use agentkeys::core::auth_request::{Details, Pair};
 use agentkeys::core::backend::{
@@ -23,6 +25,7 @@ use agentkeys::core::token::SessionToken;
 use agentkeys::core::types::{AccountId, ChildKeys, PublicKey, RequestId, WalletAddress};
 
 use crate::env::{TestEnv, loopback};
+use crate::tls_support::{Served, self_signed};
 
 /// A backend and somebody who is signed in.
 struct Home<'a> {
@@ -398,6 +401,16 @@ async fn over(backend: Arc<dyn AccountBackend>) {
 async fn the_vault_conforms() {
     let env = TestEnv::new().await;
     over(env.vault(loopback())).await;
+}
+
+#[tokio::test]
+async fn the_client_over_tls_conforms() {
+    let env = TestEnv::new().await;
+    let issued = self_signed(&["localhost"]);
+    let served = Served::vault(env.whole_vault(), &issued.served(), Limits::default());
+    let pinned = format!("https://localhost:{}#{}", served.address.port(), issued.pin());
+    over(Arc::new(HttpBackend::new(pinned.parse().expect("an address")))).await;
+    assert!(served.stop().await.drained);
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ use crate::daemon_process::Daemon;
 use crate::env::{HOUR, Master, START, TestEnv};
 use crate::home::Home;
 use crate::store_victim::skip;
+use crate::tls_relay::{Seen, relay};
+use crate::tls_support::self_signed;
 
 /// A part of a secret that is looked for, in bytes, and how far the next one is from it: whatever
 /// part of `PART + STEP` bytes is left holds one whole.
@@ -170,7 +172,8 @@ fn scan_when_idle(pid: u32, wanted: &Wanted) -> Scan {
 
 /// Passes bytes on between the daemon and its backend, and keeps a copy.
 struct Between {
-    address: SocketAddr,
+    /// How the daemon is told to reach it.
+    backend: String,
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -191,7 +194,14 @@ impl Between {
                 }
             }
         });
-        Self { address, seen }
+        Self { backend: format!("http://{address}"), seen }
+    }
+
+    /// The same with TLS, and so HTTP/2, between the daemon and itself.
+    async fn over_tls(backend: SocketAddr) -> Self {
+        let (issued, seen) = (self_signed(&["127.0.0.1"]), Seen::default());
+        let address = relay(backend, &issued, seen.clone()).await;
+        Self { backend: format!("https://{address}#{}", issued.pin()), seen }
     }
 
     /// All tokens that have passed so far, of whatever kind.
@@ -337,10 +347,25 @@ fn the_scan_finds_every_secret_in_a_process_that_is_not_hardened() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scan_of_an_idle_daemon_finds_no_session_no_key_and_no_credential() {
-    if !may_scan() {
-        return;
+    if may_scan() {
+        let env = TestEnv::new().await;
+        let between = Between::new(env.address());
+        finds_nothing(&env, &between).await;
     }
-    let env = TestEnv::new().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_of_an_idle_daemon_finds_nothing_that_went_over_tls_either() {
+    if may_scan() {
+        let env = TestEnv::new().await;
+        let between = Between::over_tls(env.address()).await;
+        finds_nothing(&env, &between).await;
+        let seen = String::from_utf8_lossy(&between.seen.lock().unwrap()).into_owned();
+        assert!(seen.contains("\nHTTP/2.0\nBearer agkc_"), "it did not go by HTTP/2");
+    }
+}
+
+async fn finds_nothing(env: &TestEnv, between: &Between) {
     // The daemon's clock is the system's.
     env.clock.advance(unix_ms() - START.0);
     let master = env.master("ada").await;
@@ -357,12 +382,10 @@ async fn a_scan_of_an_idle_daemon_finds_no_session_no_key_and_no_credential() {
     for (service, secret) in &credentials {
         master.store("my-bot", service, secret.as_bytes()).await;
     }
-    let between = Between::new(env.address());
     let home = Home::new();
     let start = || {
         let mut command = home.command(&["daemon", "--agent", "my-bot"]);
-        let mut daemon =
-            Daemon::spawn(command.env("AGENTKEYS_BACKEND", format!("http://{}", between.address)));
+        let mut daemon = Daemon::spawn(command.env("AGENTKEYS_BACKEND", &between.backend));
         daemon.initialize();
         daemon
     };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::home::Home;
+use crate::home::{Home, Ran};
 
 /// How long anything may take that should come at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -228,12 +228,18 @@ fn message(line: &[u8]) -> Result<Value, String> {
 /// daemon has its session. The MCP session is open by then.
 #[track_caller]
 pub fn pair(home: &Home, daemon: &mut Daemon, agent: &str) {
+    pair_by(|words| home.run(words), daemon, agent);
+}
+
+/// The same with the master's commands run by `run`.
+#[track_caller]
+pub fn pair_by(run: impl Fn(&[&str]) -> Ran, daemon: &mut Daemon, agent: &str) {
     let asked = daemon.call("list_credentials", json!({}));
     let waits = &asked["structuredContent"];
     let (Some(code), Some(otp)) = (waits["pair_code"].as_str(), waits["otp"].as_str()) else {
         panic!("it does not ask: {asked}")
     };
-    home.run(&["approve", code, "--as", agent, "--yes", "--otp", otp]).exits(0);
+    run(&["approve", code, "--as", agent, "--yes", "--otp", otp]).exits(0);
     let begun = Instant::now();
     loop {
         let listed = daemon.call("list_credentials", json!({}));

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentkeys::backend::clock::{Clock, Entropy};
 use agentkeys::backend::http::{self, Limits, ListenAddress, Listener, Stopped};
+use agentkeys::backend::judge::TokenJudge;
 use agentkeys::backend::peer::{Peer, UnixPeer};
 use agentkeys::backend::store::{Check, KeyRange, Options, SledStore, Store, Value, Write};
 use agentkeys::backend::vault::{Settings, Vault, VaultError};
@@ -78,6 +79,7 @@ pub struct TestEnv {
     /// The backend's time.
     pub clock: Arc<FakeClock>,
     dev: bool,
+    judge: Option<Arc<dyn TokenJudge>>,
     open: Option<Open>,
 }
 
@@ -116,8 +118,17 @@ impl TestEnv {
 
     /// A fresh backend, with or without `--dev`.
     pub async fn with_dev(dev: bool) -> Self {
+        Self::with(dev, None).await
+    }
+
+    /// A fresh backend that is signed in at by an issuer, and by no test identity.
+    pub async fn with_judge(judge: Arc<dyn TokenJudge>) -> Self {
+        Self::with(false, Some(judge)).await
+    }
+
+    async fn with(dev: bool, judge: Option<Arc<dyn TokenJudge>>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut env = Self { dir, clock: FakeClock::new(), dev, open: None };
+        let mut env = Self { dir, clock: FakeClock::new(), dev, judge, open: None };
         env.try_open().await.expect("a fresh store opens");
         env
     }
@@ -186,6 +197,7 @@ impl TestEnv {
             dev: self.dev,
             clock: self.clock.clone(),
             entropy: Entropy::system(),
+            judge: self.judge.clone(),
         };
         match Vault::open(store.clone(), &ROOT, settings).await {
             Ok(vault) => {

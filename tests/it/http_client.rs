@@ -14,6 +14,7 @@ use agentkeys::core::presence::{Level, NewLevel};
 use agentkeys::core::problem::Code;
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
+use agentkeys::core::sign_in::{Flow, SignInNews};
 use agentkeys::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use agentkeys::core::types::*;
 
@@ -59,6 +60,22 @@ async fn round_trip(server: &Server, to: &HttpBackend) {
     assert_eq!((minted.wallet, minted.expires_at), (WalletAddress([7; 20]), Timestamp(9_000)));
     assert!(minted.renewal.is_none());
     said(format!("create_session mock:\"alice\"\n {info:?}"));
+
+    assert!(minted.news.is_none());
+
+    let begun = to.begin_sign_in(Flow::Device).await.ok().unwrap();
+    let sent = sign_in_start();
+    assert_eq!((&begun.issuer, &begun.client_id), (&sent.issuer, &sent.client_id));
+    assert_eq!((&begun.client_secret, &begun.scope), (&sent.client_secret, &sent.scope));
+    assert_eq!((&begun.nonce, begun.expires_in), (&sent.nonce, sent.expires_in));
+    assert_eq!(begun.ticket.expose(), sent.ticket.expose());
+    said("begin_sign_in device".into());
+    let token = SecretBytes::new(b"a.b.c".to_vec());
+    let proof = IdentityProof::IdToken { token, ticket: begun.ticket };
+    let minted = to.create_session(proof, info.clone()).await.ok().unwrap();
+    let news = SignInNews { email: Some("a@x.org".into()), owns_now: true };
+    assert_eq!(minted.news, Some(news));
+    said(format!("create_session a.b.c {} {info:?}", ticket().expose()));
 
     let minted = to.create_child_session(&session, Some(&agent), scope()).await.ok().unwrap();
     assert_eq!(minted.session.expose(), SessionToken::child(&[2; 32]).expose());

@@ -17,6 +17,7 @@ use agentkeys::core::problem::{Answer, Code, Problem};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
 use agentkeys::core::set_back::{Compared, SetBack};
+use agentkeys::core::sign_in::{Flow, SignInNews, SignInStart, SignInTicket, Ticket};
 use agentkeys::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use agentkeys::core::types::*;
 use async_trait::async_trait;
@@ -240,8 +241,26 @@ pub fn shielding() -> ShieldingKey {
     ShieldingKey { key_id: KeyId([1; 8]), public_key: PublicKey([2; 32]), suite: "suite".into() }
 }
 
+pub fn ticket() -> SignInTicket {
+    let says = Ticket { flow: Flow::Device, until: Timestamp(7), random: [3; 16] };
+    SignInTicket::new(says, |_| [4; 16])
+}
+
+pub fn sign_in_start() -> SignInStart {
+    SignInStart {
+        issuer: "https://issuer.example".into(),
+        client_id: "client".into(),
+        client_secret: Some("told to everybody".into()),
+        scope: "openid email".into(),
+        nonce: ticket().nonce(),
+        ticket: ticket(),
+        expires_in: 1800,
+    }
+}
+
 fn minted(session: SessionToken, renewal: Option<RenewalSecret>) -> Minted {
     Minted {
+        news: None,
         session_id: session.id(),
         session,
         wallet: WalletAddress([7; 20]),
@@ -272,6 +291,12 @@ impl CredentialBackend for Fake {
         let proof = match proof {
             IdentityProof::Peer => format!("peer {:?}", self.peer),
             IdentityProof::Token(token) => String::from_utf8(token.expose().to_vec()).unwrap(),
+            IdentityProof::IdToken { token, ticket } => {
+                let token = String::from_utf8(token.expose().to_vec()).unwrap();
+                self.write(format!("create_session {token} {} {client:?}", ticket.expose()));
+                let news = SignInNews { email: Some("a@x.org".into()), owns_now: true };
+                return Ok(Minted { news: Some(news), ..minted(master(), None) });
+            }
         };
         self.write(format!("create_session {proof} {client:?}"));
         Ok(minted(master(), None))
@@ -473,6 +498,11 @@ impl PaymentRail for Fake {
 
 #[async_trait]
 impl AccountBackend for Fake {
+    async fn begin_sign_in(&self, flow: Flow) -> Answer<SignInStart> {
+        self.write(format!("begin_sign_in {flow}"));
+        Ok(sign_in_start())
+    }
+
     async fn who_am_i(&self, session: &SessionToken) -> Answer<WhoAmI> {
         self.note(session, "who_am_i".into())?;
         Ok(who())
@@ -659,7 +689,7 @@ impl Server {
 
     pub fn port(&self) -> u16 {
         match &self.address {
-            ListenAddress::Tcp(addr) => addr.port(),
+            ListenAddress::Tcp(addr) | ListenAddress::Tls(addr) => addr.port(),
             ListenAddress::Unix(_) => panic!("no port"),
         }
     }

@@ -63,10 +63,20 @@ impl Terminal {
         }
     }
 
+    /// Waits for a question, and answers it as fast as a person does: the terminal echoes what is
+    /// typed before the question is quite there.
+    #[track_caller]
+    fn asks(&mut self, question: &str, answer: &str) {
+        self.shows(question);
+        std::thread::sleep(Duration::from_millis(300));
+        self.types(answer);
+    }
+
     /// Runs a line and gives what it showed and its exit code.
     #[track_caller]
     fn runs(&mut self, line: &str) -> (String, i32) {
-        self.types(&format!("{line}; echo \"ended:$?:\""));
+        let then = if line.is_empty() { "" } else { "; " };
+        self.types(&format!("{line}{then}echo \"ended:$?:\""));
         // The line itself is echoed with its `$?`.
         self.ended()
     }
@@ -125,10 +135,8 @@ impl Desk {
     fn protect(&self) {
         let mut terminal = Terminal::open(&self.home);
         terminal.types("$AK presence passphrase; echo \"ended:$?:\"");
-        terminal.shows("New passphrase");
-        terminal.types(PASSPHRASE);
-        terminal.shows("The same again");
-        terminal.types(PASSPHRASE);
+        terminal.asks("New passphrase", PASSPHRASE);
+        terminal.asks("The same again", PASSPHRASE);
         let (shown, code) = terminal.ended();
         assert_eq!(code, 0, "{shown}");
         assert!(shown.contains("presence level passphrase"), "{shown}");
@@ -181,7 +189,9 @@ const WAYS: &[(&str, Way)] = &[
     }),
     ("a terminal of its own making (script)", |desk| {
         let line = format!("{BINARY} read bot openrouter");
-        has_key(&ran(in_home(&desk.home, "script", &["-qec", &line, "/dev/null"])))
+        // Nobody answers there; a question would wait for ever.
+        let words = ["-k", "1", "8", "script", "-qec", &line, "/dev/null"];
+        has_key(&ran(in_home(&desk.home, "timeout", &words)))
     }),
     ("a session of its own making (setsid)", |desk| {
         has_key(&ran(in_home(&desk.home, "setsid", &["-w", BINARY, "read", "bot", "openrouter"])))
@@ -306,7 +316,8 @@ fn ask_a_daemon(daemon: &mut Child) -> serde_json::Value {
 /// Answers every question with yes, in a terminal of its own.
 fn approve_at_a_terminal(desk: &Desk, code: &str) -> bool {
     let line = format!("{BINARY} approve {code} --as bot");
-    let mut typing = in_home(&desk.home, "script", &["-qec", &line, "/dev/null"]).spawn().unwrap();
+    let words = ["-k", "1", "15", "script", "-qec", &line, "/dev/null"];
+    let mut typing = in_home(&desk.home, "timeout", &words).spawn().unwrap();
     let mut keyboard = typing.stdin.take().unwrap();
     let _ = writeln!(keyboard, "yes\n12345678\n12345678\n12345678");
     drop(keyboard);
@@ -340,8 +351,7 @@ fn what_the_master_unlocked_is_open_to_that_terminal_alone() {
     desk.protect();
     let mut terminal = Terminal::open(&desk.home);
     terminal.types("$AK read bot openrouter; echo \"ended:$?:\"");
-    terminal.shows("to read openrouter of bot");
-    terminal.types(PASSPHRASE);
+    terminal.asks("to read openrouter of bot", PASSPHRASE);
     let (shown, code) = terminal.ended();
     assert!(code == 0 && shown.contains(KEY), "{shown}");
     // The same terminal is not asked again, by whatever it starts there.
@@ -350,8 +360,11 @@ fn what_the_master_unlocked_is_open_to_that_terminal_alone() {
         assert!(code == 0 && shown.contains(KEY), "{line}: {shown}");
     }
     // Approvals and the level are; and everything outside of it.
-    let (shown, code) = terminal.runs("$AK presence none </dev/null & wait $!");
-    assert_ne!(code, 0, "{shown}");
+    terminal.types("$AK presence none");
+    // Ctrl-C: nobody answers.
+    terminal.asks("to change the presence level", "\x03");
+    let (shown, code) = terminal.runs("");
+    assert_eq!(code, 130, "{shown}");
     for (name, way) in WAYS {
         assert!(!way(&desk), "{name}, while a terminal is unlocked");
     }
@@ -438,24 +451,18 @@ fn init_offers_it_at_a_terminal_and_takes_no_for_an_answer() {
     let home = Home::new();
     let mut terminal = Terminal::open(&home);
     terminal.types("$AK init; echo \"ended:$?:\"");
-    terminal.shows("Set a passphrase now? [yes/no]");
-    terminal.types("no");
+    terminal.asks("Set a passphrase now? [yes/no]", "no");
     let (shown, code) = terminal.ended();
     assert!(code == 0 && shown.contains("agentkeys presence passphrase"), "{shown}");
     terminal.types("$AK init; echo \"ended:$?:\"");
-    terminal.shows("Set a passphrase now? [yes/no]");
-    terminal.types("yes");
-    terminal.shows("New passphrase");
-    terminal.types("short");
+    terminal.asks("Set a passphrase now? [yes/no]", "yes");
+    terminal.asks("New passphrase", "short");
     let (shown, code) = terminal.ended();
     assert!(code == 2 && shown.contains("shorter than 8 characters"), "{shown}");
     terminal.types("$AK init; echo \"ended:$?:\"");
-    terminal.shows("Set a passphrase now? [yes/no]");
-    terminal.types("yes");
-    terminal.shows("New passphrase");
-    terminal.types(PASSPHRASE);
-    terminal.shows("The same again");
-    terminal.types(PASSPHRASE);
+    terminal.asks("Set a passphrase now? [yes/no]", "yes");
+    terminal.asks("New passphrase", PASSPHRASE);
+    terminal.asks("The same again", PASSPHRASE);
     let (shown, code) = terminal.ended();
     assert!(code == 0 && shown.contains("presence level passphrase from now on"), "{shown}");
     // Then it is not offered again, and doctor says which level is in force.

@@ -1,6 +1,6 @@
 //! How many connections there may be, in all and from one address.
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::peer::Peer;
@@ -15,7 +15,7 @@ pub struct Gate {
 #[derive(Default)]
 struct Open {
     all: usize,
-    /// By address; the Unix socket's one user is `None`.
+    /// By network; the Unix socket's one user is `None`.
     each: HashMap<Option<IpAddr>, usize>,
 }
 
@@ -34,7 +34,7 @@ impl Gate {
     /// A place for a connection of `peer`, if there is one left.
     pub fn enter(self: &Arc<Self>, peer: &Peer) -> Option<Place> {
         let whose = match peer {
-            Peer::Address(address) => Some(*address),
+            Peer::Address(address) => Some(network(*address)),
             Peer::Unix(_) => None,
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,6 +45,14 @@ impl Gate {
         open.all += 1;
         open.each.insert(whose, each + 1);
         Some(Place { gate: Arc::clone(self), whose })
+    }
+}
+
+/// Whose places an address takes: an IPv6 host has a whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
     }
 }
 
@@ -62,6 +70,18 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_ipv6_network_is_one_address_and_a_mapped_one_is_its_ipv4() {
+        let gate = Gate::new(9, 1);
+        let enter = |text: &str| gate.enter(&Peer::Address(text.parse().unwrap()));
+        let _one = enter("2001:db8:0:1::1").unwrap();
+        assert!(enter("2001:db8:0:1:ffff::2").is_none());
+        let _two = enter("2001:db8:0:2::1").unwrap();
+        let _three = enter("::ffff:192.0.2.1").unwrap();
+        assert!(enter("192.0.2.1").is_none());
+        assert!(enter("::ffff:192.0.2.2").is_some());
+    }
 
     #[test]
     fn one_address_cannot_take_every_place_and_places_come_back() {

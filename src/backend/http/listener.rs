@@ -6,12 +6,14 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use tokio::net;
 
 use super::address::ListenAddress;
 use super::guard::Hosts;
 use super::unix::{self, SocketGuard};
 use crate::backend::peer::Peer;
+use crate::backend::tls::{CertificateError, ServerCertificate};
 
 /// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,14 @@ pub enum BindError {
         addr: SocketAddr,
         /// What the system says.
         source: io::Error,
+    },
+    /// An address that speaks TLS, without a certificate that can be shown there.
+    #[error("cannot speak TLS on {addr}")]
+    Tls {
+        /// The address.
+        addr: SocketAddr,
+        /// What is wrong with the certificate, if there is one.
+        source: CertificateError,
     },
     /// A backend already listens on that socket.
     #[error("a backend is already running on unix:{}", .0.display())]
@@ -52,6 +62,7 @@ pub enum BindError {
 
 enum Socket {
     Tcp(TcpListener),
+    Tls(TcpListener, Arc<ServerConfig>, Arc<ServerCertificate>),
     Unix(UnixListener, SocketGuard),
 }
 
@@ -62,17 +73,43 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `address`. Blocks for as long as a few file operations take.
+    /// Binds `address`, which does not speak TLS. Blocks for as long as a few file operations
+    /// take.
     ///
     /// # Errors
     /// Names the address and why; see [`BindError`].
     pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
+        Self::bind_with(address, None)
+    }
+
+    /// The same, showing `certificate` where the address speaks TLS.
+    ///
+    /// # Errors
+    /// Names the address and why; see [`BindError`].
+    pub fn bind_with(
+        address: &ListenAddress,
+        certificate: Option<&Arc<ServerCertificate>>,
+    ) -> Result<Self, BindError> {
+        let tcp = |addr: SocketAddr| {
+            let wrong = |source| BindError::Tcp { addr, source };
+            let socket = TcpListener::bind(addr).map_err(wrong)?;
+            let taken = socket.local_addr().map_err(wrong)?;
+            Ok((socket, taken))
+        };
         match address {
             ListenAddress::Tcp(addr) => {
-                let wrong = |source| BindError::Tcp { addr: *addr, source };
-                let socket = TcpListener::bind(addr).map_err(wrong)?;
-                let address = ListenAddress::Tcp(socket.local_addr().map_err(wrong)?);
-                Ok(Self { address, socket: Socket::Tcp(socket) })
+                let (socket, taken) = tcp(*addr)?;
+                Ok(Self { address: ListenAddress::Tcp(taken), socket: Socket::Tcp(socket) })
+            }
+            ListenAddress::Tls(addr) => {
+                let none = || CertificateError::Unusable("there is none".to_owned());
+                let certificate = certificate.ok_or_else(none);
+                let config = certificate.and_then(|shown| Ok((shown.config()?, shown.clone())));
+                let (config, certificate) =
+                    config.map_err(|source| BindError::Tls { addr: *addr, source })?;
+                let (socket, taken) = tcp(*addr)?;
+                let socket = Socket::Tls(socket, config, certificate);
+                Ok(Self { address: ListenAddress::Tls(taken), socket })
             }
             ListenAddress::Unix(path) => {
                 let (socket, guard) = unix::bind(path)?;
@@ -94,6 +131,11 @@ impl Listener {
                 socket.set_nonblocking(true)?;
                 (Open::Tcp(net::TcpListener::from_std(socket)?), Hosts::tcp(port), None)
             }
+            Socket::Tls(socket, config, certificate) => {
+                socket.set_nonblocking(true)?;
+                let socket = net::TcpListener::from_std(socket)?;
+                (Open::Tls(socket, config), Hosts::tls(certificate), None)
+            }
             Socket::Unix(socket, guard) => {
                 socket.set_nonblocking(true)?;
                 (Open::Unix(net::UnixListener::from_std(socket)?), Hosts::unix(), Some(guard))
@@ -105,6 +147,7 @@ impl Listener {
 
 enum Open {
     Tcp(net::TcpListener),
+    Tls(net::TcpListener, Arc<ServerConfig>),
     Unix(net::UnixListener),
 }
 
@@ -115,9 +158,11 @@ pub(super) struct Accepting {
     guard: Option<SocketGuard>,
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 pub(super) enum Stream {
     Tcp(net::TcpStream),
+    /// Before its handshake.
+    Tls(net::TcpStream, Arc<ServerConfig>),
     Unix(net::UnixStream),
 }
 
@@ -129,6 +174,13 @@ impl Accepting {
                 let (stream, from) = socket.accept().await?;
                 stream.set_nodelay(true)?;
                 Ok(Some((Stream::Tcp(stream), Peer::Address(from.ip()))))
+            }
+            Open::Tls(socket, config) => {
+                let (stream, from) = socket.accept().await?;
+                stream.set_nodelay(true)?;
+                // Where both versions of IP are listened to, an IPv4 address comes as one of IPv6.
+                let peer = Peer::Address(from.ip().to_canonical());
+                Ok(Some((Stream::Tls(stream, config.clone()), peer)))
             }
             Open::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;

@@ -9,6 +9,7 @@
 mod address;
 mod body;
 mod call;
+mod doorway;
 mod explain;
 mod gate;
 mod guard;

@@ -74,6 +74,7 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
         Route::Version => Action::Meta(meta::parse(call, meta::Action::Version)?),
         Route::OpenApi => Action::Meta(meta::parse(call, meta::Action::OpenApi)?),
         Route::ShieldingKey => Action::Meta(meta::parse(call, meta::Action::ShieldingKey)?),
+        Route::SignInBegin => Action::Session(session::begin(call)?),
         Route::SessionShow => Action::Session(session::show(call)?),
         Route::SessionCreate => Action::Session(session::create(call)?),
         Route::SessionChild => Action::Session(session::child(call)?),

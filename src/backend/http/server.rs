@@ -4,29 +4,29 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::MakeBackend;
+use super::doorway::{secure, turn_away};
 use super::gate::{Gate, Place};
 use super::guard::Hosts;
 use super::limits::{
     ACCEPT_PAUSE, H2_CONNECTION_WINDOW, H2_RESETS, H2_STREAM_WINDOW, H2_STREAMS, Limits,
-    MAX_HEADER_BYTES, MAX_TURNED_AWAY, TURN_AWAY,
+    MAX_HEADER_BYTES,
 };
 use super::listener::{Accepting, Listener, Stream};
 use super::pulse::{Pulse, Verdict, Watched};
 use super::service::{self, Connection, Shared, Stage};
 use super::unix::SocketGuard;
 use crate::backend::peer::Peer;
-use crate::core::wire::{WIRE_HEADER, WIRE_VERSION};
 
 /// Longest that hanging up on what did not drain takes.
 const HANG_UP: Duration = Duration::from_secs(1);
@@ -124,6 +124,8 @@ async fn accept(listener: Accepting, shared: Arc<Shared>, gate: Arc<Gate>) -> Op
             match stream {
                 Stream::Tcp(stream) => turn_away(stream, &turned_away),
                 Stream::Unix(stream) => turn_away(stream, &turned_away),
+                // Without a handshake there are no words that it would understand.
+                Stream::Tls(..) => {}
             }
             continue;
         };
@@ -136,6 +138,18 @@ async fn accept(listener: Accepting, shared: Arc<Shared>, gate: Arc<Gate>) -> Op
             }
             Stream::Unix(stream) => {
                 tokio::spawn(serve(stream, peer, hosts, shared, protocol, place));
+            }
+            Stream::Tls(stream, config) => {
+                tokio::spawn(async move {
+                    let mut stage = shared.stage.clone();
+                    let secured = tokio::select! {
+                        secured = secure(stream, config, shared.limits.head_time) => secured,
+                        _ = stage.wait_for(|stage| *stage != Stage::Running) => None,
+                    };
+                    if let Some(stream) = secured {
+                        serve(stream, peer, hosts, shared, protocol, place).await;
+                    }
+                });
             }
         }
     }
@@ -191,37 +205,4 @@ async fn serve<S>(
             },
         }
     }
-}
-
-/// Tells a connection that there is no place for it, in a task that is short and of which there
-/// are few; beyond those it is just closed.
-fn turn_away<S>(mut stream: S, turned_away: &Arc<AtomicUsize>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    if turned_away.fetch_add(1, Ordering::Relaxed) >= MAX_TURNED_AWAY {
-        turned_away.fetch_sub(1, Ordering::Relaxed);
-        return;
-    }
-    tracing::warn!("refused a connection: too many are open");
-    let turned_away = Arc::clone(turned_away);
-    tokio::spawn(async move {
-        let body = serde_json::to_string(&service::full()).unwrap_or_default();
-        let answer = format!(
-            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-             content-length: {}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\
-             {WIRE_HEADER}: {WIRE_VERSION}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        let telling = async {
-            stream.write_all(answer.as_bytes()).await?;
-            stream.shutdown().await?;
-            // Reads what was sent to us, else closing would take the answer back.
-            let mut thrown_away = [0; 4096];
-            while stream.read(&mut thrown_away).await? > 0 {}
-            io::Result::Ok(())
-        };
-        let _ = tokio::time::timeout(TURN_AWAY, telling).await;
-        turned_away.fetch_sub(1, Ordering::Relaxed);
-    });
 }

@@ -87,6 +87,7 @@ impl Drop for Logged<'_> {
             status = self.status,
             micros = u64::try_from(took).unwrap_or(u64::MAX),
             peer = match self.connection.peer {
+                Peer::Address(_) if self.connection.hosts.are_over_tls() => "tls",
                 Peer::Address(_) => "tcp",
                 Peer::Unix(_) => "unix",
             },
@@ -266,6 +267,15 @@ fn stopping() -> Problem {
     let fix = "try again when it is back";
     Problem::new(Code::Unavailable, "the backend is stopping", "it was told to stop", fix)
         .retry_after(1)
+}
+
+/// The problem of a request in plain HTTP on a port that speaks TLS.
+pub fn not_tls() -> Problem {
+    let cause = "the request came in plain HTTP, for anybody on the way to read";
+    let fix = "use https:// with this address, and take what was sent for known to others";
+    let mut problem = Problem::new(Code::Invalid, "this port speaks https only", cause, fix);
+    problem.status = 400;
+    problem
 }
 
 /// The problem of a connection that there is no place for.

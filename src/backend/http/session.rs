@@ -1,15 +1,18 @@
-//! `/session`: who am I, create, child, renew, revoke.
+//! `/sign-in` and `/session`: begin, who am I, create, child, renew, revoke.
 use super::call::Call;
 use super::reply::Reply;
 use crate::core::backend::{AccountBackend, ClientInfo, IdentityProof, Minted, RevokeTarget};
 use crate::core::identity::AgentIdentity;
-use crate::core::problem::Answer;
+use crate::core::problem::{Answer, Problem};
 use crate::core::scope::Scope;
+use crate::core::sign_in::Flow;
 use crate::core::token::{RenewalSecret, SessionToken};
 use crate::core::wire;
 
 /// What is to be done with a session.
 pub enum Action {
+    /// Begin a sign-in.
+    Begin(Flow),
     /// Say who the session is.
     Show(SessionToken),
     /// Make a master session.
@@ -22,6 +25,12 @@ pub enum Action {
     Revoke(SessionToken, RevokeTarget),
 }
 
+/// `POST /sign-in/begin`: needs no bearer, since it is how one comes to have one.
+pub fn begin(call: &Call<'_>) -> Answer<Action> {
+    let wire::BeginSignIn { flow } = call.json()?;
+    Ok(Action::Begin(flow))
+}
+
 /// `GET /session`.
 pub fn show(call: &Call<'_>) -> Answer<Action> {
     call.without_query()?;
@@ -31,9 +40,15 @@ pub fn show(call: &Call<'_>) -> Answer<Action> {
 /// `POST /session/create`: needs no bearer, since the proof is in the body or in the socket.
 pub fn create(call: &Call<'_>) -> Answer<Action> {
     let request: wire::CreateSession = call.json_or_nothing()?;
-    let proof = match request.auth_token {
-        Some(token) => IdentityProof::Token(token.0.0),
-        None => IdentityProof::Peer,
+    let proof = match (request.auth_token, request.ticket) {
+        (Some(token), Some(ticket)) => {
+            IdentityProof::IdToken { token: token.0.0, ticket: ticket.0 }
+        }
+        (Some(token), None) => IdentityProof::Token(token.0.0),
+        (None, None) => IdentityProof::Peer,
+        (None, Some(_)) => {
+            return Err(Problem::invalid("ticket", "it goes beside an ID token as auth_token"));
+        }
     };
     Ok(Action::Create(proof, request.client.unwrap_or_default()))
 }
@@ -67,6 +82,9 @@ impl Action {
     /// Does it.
     pub async fn apply(self, backend: &dyn AccountBackend) -> Answer<Reply> {
         match self {
+            Self::Begin(flow) => {
+                Reply::secret(&wire::SignInBegun::from(backend.begin_sign_in(flow).await?), 1024)
+            }
             Self::Show(session) => Reply::json(&backend.who_am_i(&session).await?),
             Self::Create(proof, client) => minted(backend.create_session(proof, client).await?),
             Self::Child(session, agent, scope) => {
@@ -85,6 +103,8 @@ impl Action {
 mod tests {
     use super::super::call::tests::call;
     use super::*;
+    use crate::core::sign_in::{SignInTicket, Ticket};
+    use crate::core::types::Timestamp;
 
     #[test]
     fn without_a_token_the_peer_is_the_proof() {
@@ -102,6 +122,13 @@ mod tests {
         assert!(proof(r#"{"auth_token":7}"#).is_err());
         assert!(proof(r#"{"client":{"host":"a\u0000b"}}"#).is_err());
         assert!(proof(r#"{"token":"x"}"#).is_err());
+        let says = Ticket { flow: Flow::Code, until: Timestamp(1), random: [1; 16] };
+        let ticket = SignInTicket::new(says, |_| [2; 16]);
+        let with = |token: &str| format!(r#"{{{token}"ticket":"{}"}}"#, ticket.expose());
+        let both = with(r#""auth_token":"a.b.c","#);
+        let (given, _) = proof(&both).ok().unwrap();
+        assert!(matches!(given, IdentityProof::IdToken { token, .. } if token.len() == 5));
+        assert!(proof(&with("")).is_err(), "a ticket alone proves nothing");
     }
 
     #[test]

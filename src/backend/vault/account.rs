@@ -13,50 +13,16 @@ use crate::core::audit::{Action, Actor, Head, Outcome, Role};
 use crate::core::backend::{ClientInfo, IdentityProof, Minted, WhoAmI};
 use crate::core::frame::Frame;
 use crate::core::presence::Level;
-use crate::core::problem::{Answer, Code, Problem};
+use crate::core::problem::Answer;
+use crate::core::sign_in::SignInNews;
 use crate::core::token::SessionToken;
 use crate::core::types::{AccountId, Hash32, PublicKey, Timestamp, WalletAddress};
 use crate::harden::Hidden;
 
 /// A master session ends after this long at the latest.
 const MASTER_MS: u64 = 30 * 24 * 60 * 60 * 1000;
-/// Longest test identity, in bytes.
-const MAX_TEST_IDENTITY: usize = 256;
 /// Signed heads and opened master keys that are kept.
 const MAX_KEPT: usize = 1024;
-
-fn not_proven(cause: &str, fix: &str) -> Problem {
-    Problem::new(Code::Unauthorized, "the identity was not accepted", cause, fix)
-}
-
-/// What a proof proves: the name of an identity, such as `unix:1000`.
-fn identity_of(dev: bool, peer: &Peer, proof: &IdentityProof) -> Answer<String> {
-    match (proof, peer) {
-        (IdentityProof::Peer, Peer::Unix(peer)) => Ok(format!("unix:{}", peer.uid)),
-        (IdentityProof::Peer, Peer::Address(_)) => Err(not_proven(
-            "over TCP nobody's user id can be seen",
-            "use the backend's Unix socket, or send an auth_token",
-        )),
-        (IdentityProof::Token(token), _) if dev => {
-            let text = std::str::from_utf8(token.expose()).unwrap_or("");
-            let well_formed = !text.trim().is_empty()
-                && text.len() <= MAX_TEST_IDENTITY
-                && !text.chars().any(char::is_control);
-            if well_formed {
-                Ok(format!("dev:{text}"))
-            } else {
-                Err(not_proven(
-                    "a test identity wants 1 to 256 bytes of text without control characters",
-                    "send another auth_token",
-                ))
-            }
-        }
-        (IdentityProof::Token(_), _) => Err(not_proven(
-            "this backend knows no issuer of tokens",
-            "use the backend's Unix socket; test identities need serve --dev",
-        )),
-    }
-}
 
 /// A fresh account and its key pair.
 struct NewAccount {
@@ -71,12 +37,17 @@ impl Inner {
         proof: IdentityProof,
         client: ClientInfo,
     ) -> Answer<(AccountId, Minted)> {
-        let identity = identity_of(self.dev, peer, &proof)?;
-        drop(proof);
-        let proof_key = keys::proof(&self.cells.mac("proof", identity.as_bytes()));
+        let identity = self.identity_of(peer, proof).await?;
+        let proof_key = keys::proof(&self.cells.mac("proof", identity.name.as_bytes()));
         for _ in 0..MAX_TRIES {
             let now = self.clock.now();
             let mut proposal = Proposal::default();
+            let mut news = None;
+            if let Some(proven) = &identity.openid {
+                self.spend_token(proven, &mut proposal).await?;
+                let email = proven.email.as_ref().map(ToString::to_string);
+                news = Some(SignInNews { email, owns_now: false });
+            }
             let account = match self.load::<ProofRow>(proof_key.clone()).await? {
                 Some(proof) => {
                     let account = self.account(proof.row.account).await?;
@@ -84,8 +55,11 @@ impl Inner {
                     (account.row.id, account.row.wallet, account.row.presence.clone())
                 }
                 None => {
-                    let new = self.new_account(&identity, now)?;
-                    let NewAccount { row, key } = new;
+                    let NewAccount { row, key } = self.new_account(&identity.name, now)?;
+                    let owns_now = self.admit(&identity, row.id, &mut proposal).await?;
+                    if let Some(news) = &mut news {
+                        news.owns_now = owns_now;
+                    }
                     proposal.checks.push(Check::Absent(proof_key.clone()));
                     proposal
                         .writes
@@ -122,7 +96,7 @@ impl Inner {
                 agent: None,
                 service: None,
                 request: None,
-                detail: Some(identity.clone()),
+                detail: Some(identity.detail()),
                 presence,
                 set_backs: None,
             });
@@ -134,6 +108,7 @@ impl Inner {
                     wallet,
                     expires_at: now.plus_ms(MASTER_IDLE_MS),
                     renewal: None,
+                    news,
                 };
                 return Ok((id, minted));
             }

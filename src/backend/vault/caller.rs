@@ -24,6 +24,7 @@ use crate::core::problem::Answer;
 use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::Compared;
+use crate::core::sign_in::{Flow, SignInStart};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use crate::core::types::{AccountId, ChildKeys, Hash32, RequestId};
 
@@ -225,6 +226,10 @@ impl CredentialBackend for Caller {
 
 #[async_trait]
 impl AccountBackend for Caller {
+    async fn begin_sign_in(&self, flow: Flow) -> Answer<SignInStart> {
+        self.vault.begin_sign_in(flow)
+    }
+
     async fn who_am_i(&self, session: &SessionToken) -> Answer<WhoAmI> {
         let access = self.access(session).await?;
         self.vault.who_am_i(&access)

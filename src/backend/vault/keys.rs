@@ -11,6 +11,9 @@ pub type Mac = [u8; 16];
 /// Tag of audit events, the one kind that the digest leaves to the hash chain.
 pub const EVENT: u8 = b'E';
 
+/// Tag of accounts.
+pub const ACCOUNT: u8 = b'A';
+
 fn key(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
     out.push(tag);
@@ -25,6 +28,11 @@ pub fn meta() -> Vec<u8> {
     key(b'm', &[])
 }
 
+/// The self-signed certificate and its key.
+pub fn self_signed() -> Vec<u8> {
+    key(b'T', &[])
+}
+
 /// The last batch that was committed, and the digest over all rows.
 pub fn head() -> Vec<u8> {
     key(b'h', &[])
@@ -32,7 +40,17 @@ pub fn head() -> Vec<u8> {
 
 /// An account.
 pub fn account(id: AccountId) -> Vec<u8> {
-    key(b'A', &[&id.0])
+    key(ACCOUNT, &[&id.0])
+}
+
+/// That somebody owns the backend, since its first account.
+pub fn owner() -> Vec<u8> {
+    key(b'O', &[])
+}
+
+/// An ID token that was used, by the first half of its hash.
+pub fn used_token(id: &[u8; 16]) -> Vec<u8> {
+    key(b'u', &[id])
 }
 
 /// The account that an identity proof leads to.

@@ -11,6 +11,7 @@ mod approval;
 mod audit;
 mod caller;
 mod cells;
+mod certificate;
 mod credential;
 mod fence;
 mod group;
@@ -27,6 +28,7 @@ mod rows;
 mod scope;
 mod sequencer;
 mod session;
+mod sign_in;
 mod sum;
 mod sweep;
 mod turns;
@@ -39,6 +41,7 @@ use ring::signature::Ed25519KeyPair;
 use serde::de::DeserializeOwned;
 
 use crate::backend::clock::{Clock, Entropy};
+use crate::backend::judge::TokenJudge;
 use crate::backend::peer::Peer;
 use crate::backend::store::{Check, KeyRange, Store, Value, Write};
 use crate::core::audit::Head;
@@ -71,6 +74,8 @@ pub struct Settings {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Entropy,
+    /// Who judges ID tokens; absent where the backend names no issuer.
+    pub judge: Option<Arc<dyn TokenJudge>>,
 }
 
 /// The vault. Clones share it.
@@ -85,6 +90,7 @@ struct Inner {
     dev: bool,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
+    judge: Option<Arc<dyn TokenJudge>>,
     shielding_secret: Hidden<[u8; 32]>,
     shielding_public: PublicKey,
     guesses: Guesses,
@@ -109,7 +115,7 @@ impl Vault {
         root: &[u8; 32],
         settings: Settings,
     ) -> Result<Self, VaultError> {
-        let Settings { backend_id, dev, clock, entropy } = settings;
+        let Settings { backend_id, dev, clock, entropy, judge } = settings;
         let cells = Arc::new(Cells::new(root, &entropy)?);
         let first = first_rows(&cells, backend_id, dev, &*clock, &entropy)?;
         let journal = Journal::open(store.clone(), cells.clone(), backend_id, first).await?;
@@ -136,6 +142,7 @@ impl Vault {
             dev,
             clock,
             entropy,
+            judge,
             shielding_secret,
             shielding_public,
             guesses: Guesses::default(),

@@ -334,7 +334,9 @@ impl Inner {
                     proposal.writes.push(Write::Delete(tries.key));
                 }
             }
-            None => drop(self.present(access, &Act::SetPresence { new }, &mut proposal).await?),
+            None => {
+                self.present(access, &Act::SetPresence { new }, &mut proposal).await?;
+            }
         }
         let next = AccountRow {
             presence: new.level.to_string(),

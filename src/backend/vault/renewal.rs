@@ -213,6 +213,7 @@ impl Inner {
         )?);
         proposal.events.push(line.event(Outcome::Allowed));
         let minted = Minted {
+            news: None,
             session_id: token.id(),
             session: token,
             wallet: agent.wallet,

@@ -34,6 +34,22 @@ impl Drop for Meta {
     }
 }
 
+/// The self-signed certificate and its key; the row's own sealing protects it.
+#[derive(Serialize, Deserialize)]
+pub struct SelfSignedRow {
+    #[serde(with = "crate::core::encoding::base64_bytes")]
+    pub certificate: Vec<u8>,
+    #[serde(with = "crate::core::encoding::base64_bytes")]
+    pub key: Vec<u8>,
+}
+
+impl Drop for SelfSignedRow {
+    fn drop(&mut self) {
+        use zeroize::Zeroize;
+        self.key.zeroize();
+    }
+}
+
 /// The last batch, and the digest over all rows but events.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct HeadRow {
@@ -179,6 +195,22 @@ pub struct AgentLink {
 #[derive(Serialize, Deserialize)]
 pub struct ProofRow {
     pub account: AccountId,
+}
+
+/// That somebody owns the backend.
+#[derive(Serialize, Deserialize)]
+pub struct OwnerRow {
+    /// The first account.
+    pub account: AccountId,
+}
+
+/// An ID token that was used.
+#[derive(Serialize, Deserialize)]
+pub struct UsedTokenRow {
+    /// Hash of what the issuer signed.
+    pub hash: Hash32,
+    /// Until when it would be accepted again.
+    pub until: Timestamp,
 }
 
 /// One version of a credential.

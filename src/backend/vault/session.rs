@@ -116,6 +116,7 @@ impl Inner {
         proposal.writes.push(self.put(keys::family(&family_id), &family)?);
         self.push_renewal(&renewal, family_id, proposal)?;
         Ok(Minted {
+            news: None,
             session_id: token.id(),
             session: token,
             wallet: agent.wallet,

@@ -17,6 +17,8 @@ pub const SESSION: u8 = b's';
 pub const RENEWAL: u8 = b'r';
 /// See [`REQUEST`].
 pub const GUESSES: u8 = b'l';
+/// See [`REQUEST`].
+pub const USED_TOKEN: u8 = b'u';
 
 /// See [`REQUEST`].
 pub const SPENT: u8 = b'x';
@@ -80,6 +82,7 @@ impl Inner {
                 SESSION => self.sweep_session(SessionId(*id), now, &mut proposal).await?,
                 RENEWAL => self.sweep_renewal(id, &mut proposal).await?,
                 GUESSES => self.sweep_guesses(id, now, &mut proposal).await?,
+                USED_TOKEN => self.sweep_token(id, now, &mut proposal).await?,
                 SPENT => proposal.writes.push(Write::Delete(keys::spent(id))),
                 _ => {}
             }

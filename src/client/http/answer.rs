@@ -2,15 +2,17 @@
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, DATE};
 use hyper::{HeaderMap, Response, StatusCode};
 use serde::de::DeserializeOwned;
+use time::format_description::well_known::Rfc2822;
 use zeroize::Zeroizing;
 
 use super::{Address, fault};
 use crate::core::audit::Head;
 use crate::core::encoding::from_base64;
 use crate::core::problem::{Answer, Problem};
+use crate::core::types::Timestamp;
 use crate::core::wire::{HEAD_HEADER, Route, WIRE_HEADER, WIRE_VERSION};
 
 /// Longest header with a signed head.
@@ -74,6 +76,13 @@ fn append(bytes: &mut Zeroizing<Vec<u8>>, data: Bytes) {
 impl Received<'_> {
     fn not_wire(&self, why: &str) -> Problem {
         fault::not_wire(self.address, self.route, why)
+    }
+
+    /// What the server's clock says, to the second.
+    pub fn date(&self) -> Option<Timestamp> {
+        let text = self.headers.get(DATE)?.to_str().ok()?;
+        let read = time::OffsetDateTime::parse(text, &Rfc2822).ok()?;
+        u64::try_from(read.unix_timestamp()).ok().map(|seconds| Timestamp(seconds * 1000))
     }
 
     /// The signed head that came along, if one did and its signature holds.

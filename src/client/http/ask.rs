@@ -128,8 +128,10 @@ impl Ask {
             request = request.header(AUTHORIZATION, value);
         }
         if let Some(proof) = &self.proof {
-            let value =
+            let mut value =
                 HeaderValue::try_from(proof.to_string()).map_err(|_| Problem::internal())?;
+            // Over HTTP/2 it then stands in no table that outlives the request.
+            value.set_sensitive(true);
             request = request.header(PRESENCE_HEADER, value);
         }
         let body = Full::new(wiped(self.body));

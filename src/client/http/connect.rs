@@ -1,25 +1,55 @@
-//! Connecting: a few bounded tries, and over a Unix socket the check of who listens, before
-//! anything is sent.
+//! Connecting: a few bounded tries, and before anything is sent the check of who listens: by its
+//! certificate over TLS, by the kernel's word over a Unix socket. Must never go over to plain HTTP.
 use std::io;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper::http::uri::Authority;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Address, Options, Unreachable, fault};
+use super::sender::{H2, Sender};
+use super::{Address, Options, Unreachable, belief, fault};
 use crate::core::problem::{Answer, Problem};
+use crate::web::handshake::{self, words};
+use crate::web::{Certificate, Trust, TrustError, dial};
 
-/// What requests are sent by.
-pub type Sender = SendRequest<Full<Bytes>>;
+/// Longest that one try to connect to another machine takes, where the options say less: finding
+/// its address and the TLS handshake are in it.
+const FAR: Duration = Duration::from_secs(5);
 
-/// A connection that waits for its next request.
-pub struct Idle {
-    pub sender: Sender,
-    pub since: Instant,
+/// Whom to believe, read when it is first asked for.
+#[derive(Default)]
+pub struct Belief {
+    trust: OnceLock<Trust>,
+    /// The certificate that was believed last.
+    believed: Mutex<Option<Certificate>>,
+}
+
+impl Belief {
+    /// Nobody but these, where an address pins no certificate.
+    pub fn from(trust: Option<Trust>) -> Self {
+        let trust = trust.map_or_else(OnceLock::new, OnceLock::from);
+        Self { trust, believed: Mutex::default() }
+    }
+
+    /// The certificate that was believed last.
+    pub fn believed(&self) -> Option<Certificate> {
+        self.believed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The pinned certificate, or whom this machine trusts.
+    fn at(&self, address: &Address) -> Result<Trust, TrustError> {
+        if let Address::Tls { pin: Some(pin), .. } = address {
+            return Ok(Trust::pinned(*pin));
+        }
+        match self.trust.get() {
+            Some(trust) => Ok(trust.clone()),
+            None => {
+                let machine = Trust::machine()?;
+                Ok(self.trust.get_or_init(|| machine).clone())
+            }
+        }
+    }
 }
 
 pub enum Failed {
@@ -30,13 +60,13 @@ pub enum Failed {
 }
 
 /// Connects, trying again as the options allow.
-pub async fn with_retries(address: &Address, options: &Options) -> Answer<Sender> {
+pub async fn with_retries(address: &Address, options: &Options, belief: &Belief) -> Answer<Sender> {
     let begun = Instant::now();
     let tries = options.tries.max(1);
     let mut tried = 0;
     loop {
         tried += 1;
-        let why = match once(address, options.connect).await {
+        let why = match once(address, options.connect, belief).await {
             Ok(sender) => return Ok(sender),
             Err(Failed::Final(problem)) => return Err(problem),
             Err(Failed::Refused(why)) => why,
@@ -59,26 +89,42 @@ fn pause(all: Duration, tries: u32, tried: u32) -> Duration {
     Duration::from_millis(millis / parts.max(1) * u64::from(tried))
 }
 
-/// An error of the system without its number.
-fn words(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" (os error") {
-        Some((text, _)) => text.to_lowercase(),
-        None => text,
-    }
-}
-
-async fn once(address: &Address, within: Duration) -> Result<Sender, Failed> {
+async fn once(address: &Address, within: Duration, belief: &Belief) -> Result<Sender, Failed> {
+    let within = match address {
+        Address::Tls { .. } => within.max(FAR),
+        _ => within,
+    };
     let late = || Failed::Refused(io::ErrorKind::TimedOut.into());
-    tokio::time::timeout(within, open(address)).await.map_err(|_| late())?
+    tokio::time::timeout(within, open(address, within, belief)).await.map_err(|_| late())?
 }
 
-async fn open(address: &Address) -> Result<Sender, Failed> {
+async fn open(address: &Address, within: Duration, belief: &Belief) -> Result<Sender, Failed> {
+    let began = |begun: hyper::Result<Sender>| {
+        begun.map_err(|error| Failed::Refused(io::Error::other(error)))
+    };
     match address {
         Address::Tcp { candidates, .. } => {
             let stream = TcpStream::connect(&candidates[..]).await.map_err(Failed::Refused)?;
             stream.set_nodelay(true).map_err(Failed::Refused)?;
-            handshake(stream).await
+            began(Sender::one(stream).await)
+        }
+        Address::Tls { host, port, .. } => {
+            let trust = belief.at(address);
+            let trust = trust.map_err(|error| Failed::Final(belief::no_trust(address, &error)))?;
+            let stream = dial::tcp(host, *port, within).await.map_err(Failed::Refused)?;
+            let secured = handshake::client(&trust, host, &[H2, b"http/1.1"], stream).await;
+            let secured = secured.map_err(|refused| {
+                belief::failed(address, refused, crate::client::connect::now())
+            })?;
+            *belief.believed.lock().unwrap_or_else(PoisonError::into_inner) = secured.certificate;
+            match secured.alpn.as_deref() {
+                Some(H2) => {
+                    let authority: Authority =
+                        address.host().parse().map_err(|_| Failed::Final(Problem::internal()))?;
+                    began(Sender::two(secured.stream, authority).await)
+                }
+                _ => began(Sender::one(secured.stream).await),
+            }
         }
         Address::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(Failed::Refused)?;
@@ -86,7 +132,7 @@ async fn open(address: &Address) -> Result<Sender, Failed> {
             if uid != own_uid().map_err(Failed::Refused)? {
                 return Err(Failed::Final(fault::foreign_server(address, uid)));
             }
-            handshake(stream).await
+            began(Sender::one(stream).await)
         }
     }
 }
@@ -95,23 +141,6 @@ async fn open(address: &Address) -> Result<Sender, Failed> {
 fn own_uid() -> io::Result<u32> {
     let (one, _other) = UnixStream::pair()?;
     Ok(one.peer_cred()?.uid())
-}
-
-/// Begins HTTP on a connection.
-pub async fn handshake<S>(stream: S) -> Result<Sender, Failed>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new()
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| Failed::Refused(io::Error::other(error)))?;
-    // The task ends with its connection: when the sender is dropped, or the server hangs up.
-    // What it ends with reaches whoever waits for an answer.
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    Ok(sender)
 }
 
 #[cfg(test)]
@@ -132,7 +161,7 @@ mod tests {
         let address = Address::from(listener.local_addr().unwrap());
         drop(listener);
         let options = Options { pauses: Duration::from_millis(30), ..Options::default() };
-        let problem = with_retries(&address, &options).await.err().unwrap();
+        let problem = with_retries(&address, &options, &Belief::default()).await.err().unwrap();
         assert!(super::super::is_unreachable(&problem));
         assert!(problem.cause.starts_with("3 tries over 0.0 s"), "{}", problem.cause);
         assert!(problem.cause.ends_with("connection refused"), "{}", problem.cause);

@@ -21,6 +21,7 @@ use crate::core::problem::{Answer, Problem};
 use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::Compared;
+use crate::core::sign_in::{Flow, SignInStart};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use crate::core::types::{ChildKeys, Hash32, RequestId};
 use crate::core::wire::{self, AuthToken, RequestDetails, Route, Shown};
@@ -63,18 +64,18 @@ impl HttpBackend {
 #[async_trait]
 impl CredentialBackend for HttpBackend {
     async fn create_session(&self, proof: IdentityProof, client: ClientInfo) -> Answer<Minted> {
-        let auth_token = match proof {
-            IdentityProof::Peer => None,
-            // The proof leaves here, for the server that is to check it.
-            IdentityProof::Token(token) if std::str::from_utf8(token.expose()).is_ok() => {
-                Some(Shown(AuthToken(token)))
-            }
-            IdentityProof::Token(_) => {
-                return Err(Problem::invalid("auth_token", "auth_token wants UTF-8"));
-            }
+        // The proof leaves here, for the server that is to check it.
+        let (token, ticket) = match proof {
+            IdentityProof::Peer => (None, None),
+            IdentityProof::Token(token) => (Some(token), None),
+            IdentityProof::IdToken { token, ticket } => (Some(token), Some(Shown(ticket))),
         };
+        if token.as_ref().is_some_and(|token| std::str::from_utf8(token.expose()).is_err()) {
+            return Err(Problem::invalid("auth_token", "auth_token wants UTF-8"));
+        }
+        let auth_token = token.map(|token| Shown(AuthToken(token)));
         let size = auth_token.as_ref().map_or(0, |token| token.0.0.len());
-        let request = wire::CreateSession { auth_token, client: Some(client) };
+        let request = wire::CreateSession { auth_token, ticket, client: Some(client) };
         let ask = Ask::new(Route::SessionCreate).body(Self::json(&request, size * 6)?);
         self.get::<wire::Session>(ask).await.map(Into::into)
     }
@@ -307,6 +308,12 @@ impl PaymentRail for HttpBackend {
 
 #[async_trait]
 impl AccountBackend for HttpBackend {
+    async fn begin_sign_in(&self, flow: Flow) -> Answer<SignInStart> {
+        let body = Self::json(&wire::BeginSignIn { flow }, 0)?;
+        let ask = Ask::new(Route::SignInBegin).body(body);
+        self.get::<wire::SignInBegun>(ask).await.map(Into::into)
+    }
+
     async fn who_am_i(&self, session: &SessionToken) -> Answer<WhoAmI> {
         self.get(as_session(Route::SessionShow, session)).await
     }

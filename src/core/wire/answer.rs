@@ -12,6 +12,7 @@ use crate::core::identity::ServiceName;
 use crate::core::otp::{Otp, PairCode};
 use crate::core::payment::Spending;
 use crate::core::secret::SecretBytes;
+use crate::core::sign_in::{SignInNews, SignInStart, SignInTicket};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use crate::core::types::{ChildKeys, Hash32, RequestId, SessionId, Timestamp, WalletAddress};
 
@@ -53,6 +54,59 @@ pub struct Session {
     /// What the next one is got with; child sessions only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal: Option<Shown<RenewalSecret>>,
+    /// What else a sign-in by an issuer told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_in: Option<SignedIn>,
+}
+
+/// What a sign-in by an issuer told beside the session.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedIn {
+    /// The e-mail address that the issuer has verified: a label, by which nobody is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Whether the backend had no owner, and belongs to this account from now on.
+    pub owns_now: bool,
+}
+
+/// Answer of `POST /sign-in/begin`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignInBegun {
+    /// The issuer, as its discovery document names itself.
+    pub issuer: String,
+    /// By what name the issuer knows this backend's clients.
+    pub client_id: String,
+    /// What some issuers want from installed programs beside; no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<String>,
+    /// What is to be asked of the issuer.
+    pub scope: String,
+    /// The nonce that the ID token has to carry.
+    pub nonce: String,
+    /// What goes back with the ID token.
+    pub ticket: Shown<SignInTicket>,
+    /// How long the ticket holds, in seconds.
+    pub expires_in: u64,
+}
+
+impl From<SignInStart> for SignInBegun {
+    fn from(start: SignInStart) -> Self {
+        let SignInStart { issuer, client_id, client_secret, scope, nonce, ticket, expires_in } =
+            start;
+        let ticket = Shown(ticket);
+        Self { issuer, client_id, client_secret, scope, nonce, ticket, expires_in }
+    }
+}
+
+impl From<SignInBegun> for SignInStart {
+    fn from(answer: SignInBegun) -> Self {
+        let SignInBegun { issuer, client_id, client_secret, scope, nonce, ticket, expires_in } =
+            answer;
+        let ticket = ticket.0;
+        Self { issuer, client_id, client_secret, scope, nonce, ticket, expires_in }
+    }
 }
 
 impl From<Minted> for Session {
@@ -63,6 +117,7 @@ impl From<Minted> for Session {
             wallet: minted.wallet,
             expires_at: minted.expires_at,
             renewal: minted.renewal.map(Shown),
+            sign_in: minted.news.map(|SignInNews { email, owns_now }| SignedIn { email, owns_now }),
         }
     }
 }
@@ -75,6 +130,7 @@ impl From<Session> for Minted {
             wallet: answer.wallet,
             expires_at: answer.expires_at,
             renewal: answer.renewal.map(|renewal| renewal.0),
+            news: answer.sign_in.map(|SignedIn { email, owns_now }| SignInNews { email, owns_now }),
         }
     }
 }

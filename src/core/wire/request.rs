@@ -14,6 +14,7 @@ use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Layer};
 use crate::core::problem::{Answer, Problem};
 use crate::core::scope::Scope;
+use crate::core::sign_in::{Flow, SignInTicket};
 use crate::core::token::SessionToken;
 use crate::core::types::{ChildKeys, Hash32, Malformed, RequestId, SessionId};
 
@@ -24,9 +25,20 @@ pub struct CreateSession {
     /// The proof of identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_token: Option<Shown<AuthToken>>,
+    /// What the sign-in was begun with, beside an ID token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Shown<SignInTicket>>,
     /// What the client says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientInfo>,
+}
+
+/// `POST /sign-in/begin`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeginSignIn {
+    /// How the person gets to the issuer.
+    pub flow: Flow,
 }
 
 /// `POST /session/child`. Without a scope: everything that the agent may.

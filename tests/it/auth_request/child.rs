@@ -201,6 +201,7 @@ impl Child {
         let payload = self.take(&decision, &sealed).expect("the payload is trusted");
         let session = SessionToken::parse(&payload.session).expect("a session token");
         Minted {
+            news: None,
             session_id: session.id(),
             session,
             wallet: payload.agent,

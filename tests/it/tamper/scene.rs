@@ -22,7 +22,7 @@ use crate::env::{BACKEND, FakeClock, Master, ROOT, Rows, TestEnv, code, id, serv
 /// The first byte of each kind of row: meta, head, account, proof, chain, event, agent,
 /// name, credential, version, holder, session, renewal, family, request, code, registration,
 /// pending, due, guesses, balance, movement, reference.
-pub const KINDS: &[u8; 23] = b"mhAIHEGNCVSsrfqpgPtlBLR";
+pub const KINDS: &[u8; 24] = b"mhAIHEGNCVSsrfqpgPtlBLRO";
 /// Audit events: the hash chain holds these, not the digest over the rows.
 pub const EVENT: u8 = b'E';
 
@@ -151,6 +151,7 @@ pub async fn open(rows: Rows) -> Result<Vault, VaultError> {
         dev: true,
         clock: FakeClock::new(),
         entropy: Entropy::system(),
+        judge: None,
     };
     Vault::open(Arc::new(store), &ROOT, settings).await
 }
