@@ -8,7 +8,7 @@ use super::{Keeper, Me, refused};
 use crate::client::head_watch::{self, Found};
 use crate::core::audit::Head;
 use crate::core::decision::Mistrust;
-use crate::core::problem::Answer;
+use crate::core::problem::{Answer, Code};
 use crate::core::set_back;
 use crate::daemon::mirror::Identity;
 use crate::daemon::reach::Backend;
@@ -32,6 +32,10 @@ impl Keeper {
             // A copy of older data does not know a secret that was given out since.
             Err(problem) if problem.pair_again => match self.ask_for_seen(&me.identity).await {
                 Err(found) if set_back::is_set_back(&found) => Err(found),
+                // Until that is known, nobody is asked to pair it anew.
+                Err(found) if matches!(found.code, Code::RateLimited | Code::Unavailable) => {
+                    Err(found)
+                }
                 _ => Err(problem),
             },
             answer => answer,
@@ -44,6 +48,8 @@ impl Keeper {
                 }
                 state.set_back = Some((Instant::now(), problem.clone()));
                 state.session = None;
+                drop(state);
+                self.moved();
             }
             _ => state.set_back = None,
         }
