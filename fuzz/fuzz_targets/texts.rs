@@ -3,12 +3,14 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use agentkeys::client::http::Address;
 use agentkeys::core::claim::{Claim, PlainPath, PlainWord, Reason};
 use agentkeys::core::encoding::{from_base64, to_base64};
 use agentkeys::core::identity::{AgentIdentity, Alias, Email, Ens, ServiceName};
 use agentkeys::core::otp::{Otp, PairCode};
 use agentkeys::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use agentkeys::core::types::{Hash32, Timestamp, WalletAddress};
+use agentkeys::web::{Certificate, CertificatePin, Host, Url};
 use libfuzzer_sys::fuzz_target;
 
 fn reads_back<T: FromStr + Display + PartialEq>(text: &str) {
@@ -20,7 +22,18 @@ fn reads_back<T: FromStr + Display + PartialEq>(text: &str) {
 }
 
 fuzz_target!(|bytes: &[u8]| {
+    if let Some(certificate) = Certificate::read(&bytes.into()) {
+        assert!(!certificate.whom().contains(char::is_control));
+    }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
+    reads_back::<Address>(text);
+    reads_back::<CertificatePin>(text);
+    if let Ok(host) = text.parse::<Host>() {
+        assert!(host.to_string().parse() == Ok(host));
+    }
+    if let Ok(url) = text.parse::<Url>() {
+        assert!(url.tls || url.host.is_loopback());
+    }
     reads_back::<PairCode>(text);
     reads_back::<Otp>(text);
     reads_back::<AgentIdentity>(text);
