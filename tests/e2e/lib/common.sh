@@ -14,7 +14,7 @@ ln -s "$AGENTKEYS" "$home/bin/agentkeysd"
 elsewhere=${E2E_COMMANDS:-}
 unset "${!AGENTKEYS_@}" "${!XDG_@}" DBUS_SESSION_BUS_ADDRESS 2>/dev/null || true
 export HOME=$home PATH=$home/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
-[ -z "$elsewhere" ] || cp "$elsewhere"/* "$home/bin/"
+[ -z "$elsewhere" ] || cp --remove-destination "$elsewhere"/* "$home/bin/"
 
 finish() {
     local code=$?
