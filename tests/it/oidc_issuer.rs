@@ -137,38 +137,38 @@ async fn what_is_no_discovery_document_or_key_set_is_not_believed() {
     let control = Scene::new(&[]).await;
     control.send(&control.good(Flow::Code).await).await.unwrap();
     let evil = Provider::start();
-    let answers: [(&str, &dyn Fn(&Provider) -> Value, &str); 11] = [
+    let answers: [(&str, fn(&Provider) -> Value, &str); 11] = [
         (
             DISCOVERY,
-            &|_| json!({"issuer": "https://other.example", "jwks_uri": "https://a.example/"}),
+            |_| json!({"issuer": "https://other.example", "jwks_uri": "https://a.example/"}),
             "another issuer",
         ),
         (
             DISCOVERY,
-            &|at| json!({"issuer": format!("{}/", at.issuer), "jwks_uri": "https://a/"}),
+            |at| json!({"issuer": format!("{}/", at.issuer), "jwks_uri": "https://a/"}),
             "another issuer",
         ),
-        (DISCOVERY, &|at| json!({"issuer": at.issuer}), "not the JSON"),
-        (DISCOVERY, &|_| json!("<html>"), "not the JSON"),
+        (DISCOVERY, |at| json!({"issuer": at.issuer}), "not the JSON"),
+        (DISCOVERY, |_| json!("<html>"), "not the JSON"),
         (
             DISCOVERY,
-            &|at| json!({"issuer": at.issuer, "jwks_uri": "http://keys.example/jwks"}),
+            |at| json!({"issuer": at.issuer, "jwks_uri": "http://keys.example/jwks"}),
             "this machine only",
         ),
         (
             DISCOVERY,
-            &|at| json!({"issuer": at.issuer, "jwks_uri": "file:///etc/passwd"}),
+            |at| json!({"issuer": at.issuer, "jwks_uri": "file:///etc/passwd"}),
             "wants https",
         ),
-        (JWKS, &|_| json!({"keys": []}), "no key to verify"),
+        (JWKS, |_| json!({"keys": []}), "no key to verify"),
         (
             JWKS,
-            &|_| json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "x"}]}),
+            |_| json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "x"}]}),
             "no key to verify",
         ),
-        (JWKS, &|at| json!({"keys": vec![at.keys[0].jwk.clone(); 65]}), "more than 64"),
-        (JWKS, &|_| json!({"keys": "all of them"}), "not the JSON"),
-        (JWKS, &|_| json!("x".repeat(300 * 1024)), "larger than"),
+        (JWKS, |at| json!({"keys": vec![at.keys[0].jwk.clone(); 65]}), "more than 64"),
+        (JWKS, |_| json!({"keys": "all of them"}), "not the JSON"),
+        (JWKS, |_| json!("x".repeat(300 * 1024)), "larger than"),
     ];
     for (path, body, cause) in answers {
         let scene = Scene::new(&[]).await;

@@ -312,6 +312,48 @@ fn without_a_browser_the_address_is_printed_and_what_else_comes_to_the_port_ends
 }
 
 #[test]
+fn a_client_secret_that_an_issuer_wants_is_handed_to_the_command_line() {
+    if !has_provider() {
+        return;
+    }
+    let mut provider = Provider::start();
+    provider.client_id.push_str("-with-secret");
+    // The control: without it, this issuer gives no token.
+    let without = Served::start(&provider, &[]);
+    Desk::at(&without).init("alice", &[]).exits(1).says("invalid_client");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "told-to-everybody-who-asks\n").unwrap();
+    let file = file.to_str().unwrap();
+    let served = Served::start(&provider, &["--oidc-client-secret-file", file]);
+    let desk = Desk::at(&served);
+    desk.init("alice", &[]).exits(0);
+    let mut init = Talking::start(desk.command(&["init", "--device", "--json"]));
+    browse("alice", &init.hears("  or    "), &[]);
+    init.ends().exits(0);
+}
+
+#[test]
+fn a_sign_in_waits_for_keys_that_the_issuer_changed_in_the_middle_of_it() {
+    if !has_provider() {
+        return;
+    }
+    let mut provider = Provider::start();
+    let served = Served::start(&provider, &[]);
+    let desk = Desk::at(&served);
+    desk.init("alice", &[]).exits(0);
+    // Somebody is at the issuer's page when its keys change: what they bring is signed with one
+    // that the backend cannot know yet.
+    let mut init = Talking::start(desk.command(&["init", "--json"]));
+    init.hears("open this address");
+    let page = init.hears("  ");
+    provider.rotate();
+    browse("alice", &page, &[]);
+    init.ends().exits(0);
+    assert_eq!(provider.count("/jwks"), 2);
+}
+
+#[test]
 fn who_says_no_at_the_issuer_is_told_so_and_no_session_is_made() {
     if !has_provider() {
         return;

@@ -25,6 +25,7 @@ const entry = `${folder}/node_modules/oidc-provider/lib/index.js`;
 const { default: Provider } = await import(pathToFileURL(entry));
 
 const CLIENT = 'agentkeys-tests';
+const SECRET = 'told-to-everybody-who-asks';
 const accounts = new Map();
 
 function newKeys() {
@@ -44,6 +45,16 @@ function newKeys() {
 function provider(issuer, keys) {
   const made = new Provider(issuer, {
     clients: [
+      {
+        // As Google has it: an installed program with a secret that everybody can read.
+        client_id: `${CLIENT}-with-secret`,
+        client_secret: SECRET,
+        application_type: 'native',
+        token_endpoint_auth_method: 'client_secret_post',
+        redirect_uris: ['http://127.0.0.1/callback'],
+        response_types: ['code'],
+        grant_types: ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code'],
+      },
       {
         client_id: CLIENT,
         application_type: 'native',
