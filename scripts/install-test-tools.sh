@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond Rust: Debian's packages, the two official MCP clients, and an
-# OpenID provider, in folders of their own below target/. Does nothing when it is there.
+# Installs what the tests need beyond Rust: Debian's packages, the two official MCP clients, an
+# OpenID provider, and what drives a browser, in folders of their own below target/. Does nothing
+# when it is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,11 +10,14 @@ mcp_python=2.3.0
 mcp_inspector=2.12.0
 # The OpenID provider, certified; a real one for the tests of sign-in.
 oidc_provider=9.9.1
+# What drives Debian's Chromium; it brings no browser along.
+playwright=1.64.1
 
 # command -> package
 wanted="curl:curl jq:jq gcc:gcc git:git dbus-run-session:dbus gnome-keyring-daemon:gnome-keyring
 secret-tool:libsecret-tools mkfs.ext4:e2fsprogs setpriv:util-linux script:bsdutils tmux:tmux
-python3:python3 node:nodejs npm:npm ip:iproute2 nsenter:util-linux openssl:openssl"
+python3:python3 node:nodejs npm:npm ip:iproute2 nsenter:util-linux openssl:openssl
+chromium:chromium"
 missing=()
 for pair in $wanted; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
@@ -48,25 +52,19 @@ if [ "$(cat $python/.installed 2>/dev/null)" != "$mcp_python" ]; then
     "$python/bin/pip" install --quiet --disable-pip-version-check "mcp==$mcp_python"
     printf '%s\n' "$mcp_python" >"$python/.installed"
 fi
-inspector=$tools/mcp-inspector
-if [ "$(cat $inspector/.installed 2>/dev/null)" != "$mcp_inspector" ]; then
+# npm_tool NAME PACKAGE VERSION: into a folder of that name.
+npm_tool() {
+    local folder=$tools/$1 major
+    [ "$(cat "$folder/.installed" 2>/dev/null)" != "$3" ] || return 0
     major=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
-    # Debian 12 has Node 18, and the inspector needs 20.
-    [ "$major" -ge 20 ] || npm install --silent --no-audit --no-fund --prefix "$tools/node" node@22 >&2
-    rm -rf "$inspector"
-    mkdir -p "$inspector"
-    npm install --silent --no-audit --no-fund --prefix "$inspector" \
-        "@modelcontextprotocol/inspector@$mcp_inspector" >&2
-    printf '%s\n' "$mcp_inspector" >"$inspector/.installed"
-fi
-provider=$tools/oidc-provider
-if [ "$(cat $provider/.installed 2>/dev/null)" != "$oidc_provider" ]; then
-    major=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
-    # It wants a newer Node than Debian 12 has, as the inspector does.
+    # Debian 12 has Node 18, and these need 20.
     [ "$major" -ge 20 ] || [ -x "$tools/node/node_modules/node/bin/node" ] ||
         npm install --silent --no-audit --no-fund --prefix "$tools/node" node@22 >&2
-    rm -rf "$provider"
-    mkdir -p "$provider"
-    npm install --silent --no-audit --no-fund --prefix "$provider" "oidc-provider@$oidc_provider" >&2
-    printf '%s\n' "$oidc_provider" >"$provider/.installed"
-fi
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    npm install --silent --no-audit --no-fund --prefix "$folder" "$2@$3" >&2
+    printf '%s\n' "$3" >"$folder/.installed"
+}
+npm_tool mcp-inspector @modelcontextprotocol/inspector "$mcp_inspector"
+npm_tool oidc-provider oidc-provider "$oidc_provider"
+npm_tool playwright playwright-core "$playwright"

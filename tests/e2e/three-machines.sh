@@ -44,7 +44,7 @@ say "A backend, with a certificate of its own making, and nobody signed in yet"
 on backend SSL_CERT_FILE="$home/ca.pem" "$AGENTKEYS" serve --listen 0.0.0.0:443 --tls-self-signed \
     --data /tmp/home/data --oidc-issuer "$issuer" --oidc-client-id agentkeys-tests \
     >"$home/backend.out" 2>"$home/backend.log" &
-until grep -q '^certificate ' "$home/backend.out"; do sleep 0.05; done
+until grep -qs "^certificate " "$home/backend.out"; do sleep 0.05; done
 pin=$(sed -n 's/^certificate //p' "$home/backend.out")
 contains "$(cat "$home/backend.log")" "first to sign in"
 
