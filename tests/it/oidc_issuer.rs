@@ -13,6 +13,9 @@ use crate::oidc_support::{Draft, Provider, Scene, has_provider};
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const JWKS: &str = "/jwks";
 
+/// What a path answers, for a provider.
+type Made = fn(&Provider) -> Value;
+
 #[track_caller]
 fn unavailable(problem: &Problem, scene: &Scene, cause: &str) {
     assert_eq!(problem.code, Code::Unavailable, "{}: {}", problem.detail, problem.cause);
@@ -137,7 +140,7 @@ async fn what_is_no_discovery_document_or_key_set_is_not_believed() {
     let control = Scene::new(&[]).await;
     control.send(&control.good(Flow::Code).await).await.unwrap();
     let evil = Provider::start();
-    let answers: [(&str, fn(&Provider) -> Value, &str); 11] = [
+    let answers: [(&str, Made, &str); 11] = [
         (
             DISCOVERY,
             |_| json!({"issuer": "https://other.example", "jwks_uri": "https://a.example/"}),
