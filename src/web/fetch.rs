@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::handshake::{self, Why, words};
-use super::{Trust, TrustError, Url, UrlError, dial};
+use super::{Trust, TrustError, Url, UrlError, dial, wiped};
 
 /// Longest that it takes to be connected, the TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -292,19 +292,6 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
         }
     }
     found
-}
-
-/// Bytes that are wiped with their last reader.
-struct Wiped(Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-fn wiped(bytes: Zeroizing<Vec<u8>>) -> Bytes {
-    Bytes::from_owner(Wiped(bytes))
 }
 
 /// The fields as `application/x-www-form-urlencoded`, in a buffer that never moves.

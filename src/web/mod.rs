@@ -12,6 +12,7 @@ pub mod host;
 pub mod pin;
 pub mod trust;
 pub mod url;
+mod wiped;
 
 pub use self::certificate::Certificate;
 pub use self::fetch::{FetchError, Fetched, Fetcher};
@@ -19,3 +20,4 @@ pub use self::host::Host;
 pub use self::pin::CertificatePin;
 pub use self::trust::{Trust, TrustError};
 pub use self::url::{Url, UrlError};
+pub use self::wiped::wiped;

@@ -2,7 +2,6 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Uri};
@@ -11,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::core::presence::Proof;
 use crate::core::problem::{Answer, Problem};
 use crate::core::wire::{PRESENCE_HEADER, Route};
+use crate::web::wiped;
 
 /// Most bytes of an answer.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -26,19 +26,6 @@ pub struct Ask {
     body: Zeroizing<Vec<u8>>,
     /// How much longer than other requests it may take.
     pub patience: Duration,
-}
-
-/// Bytes that are wiped with their last reader.
-struct Wiped(Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-fn wiped(bytes: Zeroizing<Vec<u8>>) -> Bytes {
-    Bytes::from_owner(Wiped(bytes))
 }
 
 impl Ask {
