@@ -2,6 +2,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Uri};
