@@ -2,7 +2,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::harden::TerminalSession;
+use crate::harden::PeerProcess;
 
 /// The process behind a Unix socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,8 +11,8 @@ pub struct UnixPeer {
     pub uid: u32,
     /// Its process id when it connected, if the kernel says.
     pub pid: Option<i32>,
-    /// Its terminal session when it connected, where there is one and the kernel can tell.
-    pub terminal: Option<TerminalSession>,
+    /// The process itself, where the kernel can name it for good.
+    pub process: Option<PeerProcess>,
     /// Its program, read from `/proc` when it connected.
     pub program: Option<PathBuf>,
 }

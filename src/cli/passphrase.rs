@@ -4,6 +4,7 @@
 //!
 //! Must never take one from an argument, an environment variable or a pipe: other programs could
 //! have put it there, or read it there.
+use std::ffi::OsString;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
@@ -15,6 +16,8 @@ use crate::client::guard::Asker;
 use crate::core::passphrase::{self, MAX_BYTES, Unfit};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::secret::SecretBytes;
+use crate::core::types::Hash32;
+use crate::harden;
 
 /// The variable that names the program to ask by. It gets the question as its one argument, and
 /// answers on its standard output.
@@ -31,6 +34,15 @@ impl Asker for Person {
         // lives on meanwhile.
         let asking = tokio::task::spawn_blocking(move || ask(&prompt));
         asking.await.map_err(|_| not_answered("the question was given up"))?
+    }
+
+    fn most_asked(&self) -> u32 {
+        // A program that was wrong once is wrong again.
+        if askpass().is_some() { 1 } else { 3 }
+    }
+
+    fn terminal(&self) -> Option<Hash32> {
+        harden::own_terminal_session().map(|terminal| terminal.digest())
     }
 }
 
@@ -65,8 +77,12 @@ fn not_answered(why: impl Into<String>) -> Problem {
     Problem::new(Code::Denied, "the passphrase was not given", why, fix)
 }
 
+fn askpass() -> Option<OsString> {
+    std::env::var_os(ASKPASS_VARIABLE).filter(|program| !program.is_empty())
+}
+
 fn ask(prompt: &str) -> Answer<Option<SecretBytes>> {
-    match std::env::var_os(ASKPASS_VARIABLE).filter(|program| !program.is_empty()) {
+    match askpass() {
         Some(program) => by_program(Command::new(program), prompt).map(Some),
         None => on_the_terminal(prompt),
     }

@@ -17,10 +17,7 @@ use crate::core::presence::{Act, PassphraseKey, Proof, Why};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::is_set_back;
-use crate::core::types::Salt;
-
-/// Passphrases that are asked for before a command gives up.
-const MOST_ASKED: u32 = 3;
+use crate::core::types::{Hash32, Salt};
 
 /// Whoever asks the person.
 #[async_trait]
@@ -30,6 +27,12 @@ pub trait Asker: Send + Sync {
     /// # Errors
     /// The question was asked, and not answered.
     async fn passphrase(&self, prompt: &str) -> Answer<Option<SecretBytes>>;
+
+    /// How often they are asked before a command gives up.
+    fn most_asked(&self) -> u32;
+
+    /// The terminal session in which they answer, if they do in one.
+    fn terminal(&self) -> Option<Hash32>;
 }
 
 /// Guards one command's acts at one backend.
@@ -98,7 +101,7 @@ impl Guard for MasterGuard {
             |(salt, _): &(Salt, PassphraseKey)| *salt == demand.salt && demand.why != Why::Wrong;
         if !asked.key.as_ref().is_some_and(serves) {
             asked.key = None;
-            if asked.times >= MOST_ASKED {
+            if asked.times >= self.asker.most_asked() {
                 return Err(problem);
             }
             let again = if demand.why == Why::Wrong && asked.times > 0 { "Wrong. " } else { "" };
@@ -112,7 +115,7 @@ impl Guard for MasterGuard {
             asked.key = Some((demand.salt, key));
         }
         match &asked.key {
-            Some((_, key)) => Ok(key.prove(demand.challenge, &act.hash())),
+            Some((_, key)) => Ok(key.prove(demand.challenge, &act.hash(), self.asker.terminal())),
             None => Err(problem),
         }
     }

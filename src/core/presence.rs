@@ -198,11 +198,6 @@ impl Act<'_> {
         }
     }
 
-    /// Whether a proof that was given for such an act serves the next one for a while.
-    pub const fn is_read(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::ReadAll { .. })
-    }
-
     /// What it does, for the question to the person.
     pub fn in_words(&self) -> String {
         match self {
@@ -281,24 +276,32 @@ pub struct Proof {
     pub challenge: Challenge,
     /// Ed25519 by the passphrase's key.
     pub signature: Signature,
+    /// The terminal session in which the passphrase was typed, as the client names it: what its
+    /// next reads may be allowed by, if the backend sees the same one.
+    pub terminal: Option<Hash32>,
 }
 
-fn signed(challenge: &Challenge, act: &Hash32) -> Frame {
-    Frame::new("AgentKeys-v1-Presence").field(&challenge.0).field(&act.0)
+fn signed(challenge: &Challenge, act: &Hash32, terminal: Option<&Hash32>) -> Frame {
+    Frame::new("AgentKeys-v1-Presence")
+        .field(&challenge.0)
+        .field(&act.0)
+        .optional(terminal.map(|terminal| &terminal.0[..]))
 }
 
 impl Proof {
     /// Whether the key signed this act under this proof's challenge.
     pub fn is_by(&self, key: &PublicKey, act: &Hash32) -> bool {
-        let signed = signed(&self.challenge, act);
+        let signed = signed(&self.challenge, act, self.terminal.as_ref());
         UnparsedPublicKey::new(&ED25519, key.0).verify(signed.bytes(), &self.signature.0).is_ok()
     }
 }
 
-/// As the header of the wire has it: challenge and signature in hexadecimal, a full stop between.
+/// As the header of the wire has it: challenge, signature and, where there is one, terminal, in
+/// hexadecimal, a full stop between.
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}.{}", self.challenge, self.signature)
+        write!(f, "{}.{}", self.challenge, self.signature)?;
+        self.terminal.map_or(Ok(()), |terminal| write!(f, ".{terminal}"))
     }
 }
 
@@ -306,12 +309,22 @@ impl std::str::FromStr for Proof {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let wrong = || Malformed::new("proof of presence", "wants CHALLENGE.SIGNATURE in hex");
-        let (challenge, signature) = text.split_once('.').ok_or_else(wrong)?;
-        Ok(Self {
-            challenge: challenge.parse().map_err(|_| wrong())?,
-            signature: signature.parse().map_err(|_| wrong())?,
-        })
+        let wrong = Malformed::new(
+            "proof of presence",
+            "wants CHALLENGE.SIGNATURE or CHALLENGE.SIGNATURE.TERMINAL in hex",
+        );
+        let parts: Vec<&str> = text.splitn(4, '.').collect();
+        let (challenge, signature, terminal) = match parts[..] {
+            [challenge, signature] => (challenge, signature, None),
+            [challenge, signature, terminal] => (challenge, signature, Some(terminal)),
+            _ => return Err(wrong),
+        };
+        let parsed = || -> Result<Self, Malformed> {
+            let terminal = terminal.map(str::parse).transpose()?;
+            let (challenge, signature) = (challenge.parse()?, signature.parse()?);
+            Ok(Self { challenge, signature, terminal })
+        };
+        parsed().map_err(|_| wrong)
     }
 }
 
@@ -343,10 +356,11 @@ impl PassphraseKey {
     }
 
     /// The proof that is demanded for an act.
-    pub fn prove(&self, challenge: Challenge, act: &Hash32) -> Proof {
+    pub fn prove(&self, challenge: Challenge, act: &Hash32, terminal: Option<Hash32>) -> Proof {
         let mut signature = Signature([0; 64]);
-        signature.0.copy_from_slice(self.0.sign(signed(&challenge, act).bytes()).as_ref());
-        Proof { challenge, signature }
+        let signed = signed(&challenge, act, terminal.as_ref());
+        signature.0.copy_from_slice(self.0.sign(signed.bytes()).as_ref());
+        Proof { challenge, signature, terminal }
     }
 }
 
@@ -363,14 +377,19 @@ mod tests {
         let (bot, other): (AgentIdentity, AgentIdentity) =
             ("bot".parse().unwrap(), "other".parse().unwrap());
         let act = Act::Reinstate { agent: &bot }.hash();
-        let proof = key(1).prove(Challenge([7; 40]), &act);
+        let proof = key(1).prove(Challenge([7; 40]), &act, None);
         assert!(proof.is_by(&key(1).public(), &act));
         assert!(!proof.is_by(&key(2).public(), &act));
         assert!(!proof.is_by(&key(1).public(), &Act::Reinstate { agent: &other }.hash()));
         assert!(!proof.is_by(&key(1).public(), &Act::ReadAll { agent: &bot }.hash()));
         let moved = Proof { challenge: Challenge([8; 40]), ..proof };
         assert!(!moved.is_by(&key(1).public(), &act));
-        assert_eq!(proof.to_string().parse::<Proof>().unwrap(), proof);
+        let elsewhere = Proof { terminal: Some(Hash32([1; 32])), ..proof };
+        assert!(!elsewhere.is_by(&key(1).public(), &act));
+        for proof in [proof, elsewhere] {
+            assert_eq!(proof.to_string().parse::<Proof>().unwrap(), proof);
+        }
+        assert!(format!("{elsewhere}.00").parse::<Proof>().is_err());
         assert!("".parse::<Proof>().is_err() && "00.00".parse::<Proof>().is_err());
     }
 

@@ -70,4 +70,4 @@ pub use report::{Finding, Mechanism, Need, Profile, Report, State, report};
 pub use signal::ProcessHandle;
 pub use spawn::spawn_detached;
 pub use stack::wipe_stack;
-pub use terminal::{TerminalSession, terminal_session_of_peer};
+pub use terminal::{PeerProcess, TerminalSession, own_terminal_session};

@@ -5,12 +5,16 @@
 //! so what was read counts only if that process was still there afterwards.
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use super::inspect::process_start_time;
+use crate::core::frame::Frame;
+use crate::core::types::Hash32;
 
 /// A terminal session: everything that was started from one login or one terminal window, and has
-/// its controlling terminal. A program cannot enter one that it was not started in: `setsid` and
-/// `script` only make new ones.
+/// its controlling terminal. A program cannot make itself a member of one that it was not started
+/// in: `setsid` and `script` only make new ones. It can have a member act for it: by what a
+/// terminal multiplexer types, or by a debugger where the kernel lets it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TerminalSession {
     /// The process that leads it.
@@ -21,15 +25,52 @@ pub struct TerminalSession {
     terminal: i32,
 }
 
-/// The terminal session of the process that connected to the other end of `socket`.
-///
-/// `None` for a process without a controlling terminal, one whose session's leader has ended, one
-/// that cannot be seen from here, and on kernels before 6.5, which cannot name the process for
-/// good.
-pub fn terminal_session_of_peer(socket: BorrowedFd<'_>, pid: u32) -> Option<TerminalSession> {
-    let process = peer_process(socket).ok()?;
-    let found = terminal_session(pid)?;
-    is_running(&process).then_some(found)
+impl TerminalSession {
+    /// What both ends of a socket call it.
+    pub fn digest(&self) -> Hash32 {
+        let framed = Frame::new("AgentKeys-v1-Terminal")
+            .field(&self.leader.to_be_bytes())
+            .field(&self.started.to_be_bytes())
+            .field(&self.terminal.to_be_bytes());
+        Hash32::of(framed.bytes())
+    }
+}
+
+/// The terminal session of this process, if it has one.
+pub fn own_terminal_session() -> Option<TerminalSession> {
+    terminal_session(std::process::id())
+}
+
+/// The process that connected to the other end of a Unix socket, for as long as it runs.
+#[derive(Clone, Debug)]
+pub struct PeerProcess {
+    handle: Arc<OwnedFd>,
+    pid: u32,
+}
+
+impl PartialEq for PeerProcess {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+}
+
+impl Eq for PeerProcess {}
+
+impl PeerProcess {
+    /// Whoever connected to the other end of `socket`, as process `pid`. `None` on kernels before
+    /// 6.5, which cannot name a process for good.
+    pub fn of(socket: BorrowedFd<'_>, pid: u32) -> Option<Self> {
+        let handle = Arc::new(peer_process(socket).ok()?);
+        Some(Self { handle, pid })
+    }
+
+    /// The terminal session that it is in now. `None` for one without a controlling terminal, one
+    /// whose session's leader has ended, one that cannot be seen from here, and one that has
+    /// ended, whoever has its connection now.
+    pub fn terminal_session(&self) -> Option<TerminalSession> {
+        let found = terminal_session(self.pid)?;
+        is_running(&self.handle).then_some(found)
+    }
 }
 
 fn terminal_session(pid: u32) -> Option<TerminalSession> {

@@ -287,7 +287,7 @@ pub fn address(last: u8) -> Peer {
 
 /// A peer over the Unix socket.
 pub fn unix(uid: u32) -> Peer {
-    Peer::Unix(UnixPeer { uid, pid: None, terminal: None, program: None })
+    Peer::Unix(UnixPeer { uid, pid: None, process: None, program: None })
 }
 
 /// What `identity` is as a proof under `--dev`.

@@ -18,7 +18,7 @@ use agentkeys::core::problem::{Answer, Code, Problem};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
 use agentkeys::core::token::SessionToken;
-use agentkeys::core::types::Salt;
+use agentkeys::core::types::{Hash32, Salt};
 use async_trait::async_trait;
 
 use crate::auth_request::child::{Child, pair, paired};
@@ -64,6 +64,14 @@ impl Asker for Typist {
     async fn passphrase(&self, _prompt: &str) -> Answer<Option<SecretBytes>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         Ok(self.answers.lock().unwrap().pop_front().map(secret))
+    }
+
+    fn most_asked(&self) -> u32 {
+        3
+    }
+
+    fn terminal(&self) -> Option<Hash32> {
+        None
     }
 }
 
@@ -251,7 +259,7 @@ async fn an_approval_wants_a_proof_for_what_was_shown_each_time() {
     let challenge = demand_of(&demand).challenge;
     let (granted, id_two) = (Grant::default(), other.id);
     let act = Act::Approve { request: shown.id, seen, grant: &granted };
-    let proof = key(RIGHT).prove(challenge, &act.hash());
+    let proof = key(RIGHT).prove(challenge, &act.hash(), None);
     let proving = env.vault_proving(loopback(), proof);
     let wider = Grant { name: Some("mine".parse().unwrap()), ..Grant::default() };
     assert_eq!(demand_of(&refused(approve(&*proving, seen, wider).await)).why, Why::Stale);
@@ -292,7 +300,7 @@ async fn demanded(env: &TestEnv, ada: &Master) -> Demand {
     demand_of(&refused(ada.try_read("bot", "github").await)).clone()
 }
 
-fn read_hash() -> agentkeys::core::types::Hash32 {
+fn read_hash() -> Hash32 {
     Act::Read { agent: &id("bot"), service: &service("github") }.hash()
 }
 
@@ -305,7 +313,7 @@ async fn a_proof_is_good_once_for_one_act_of_one_session_within_five_minutes() {
     let right = key(RIGHT);
     let why = |answer: Answer<()>| demand_of(&refused(answer)).why;
 
-    let proof = right.prove(demanded(&env, &ada).await.challenge, &read_hash());
+    let proof = right.prove(demanded(&env, &ada).await.challenge, &read_hash(), None);
     // Of another session of the same account, and for another act: it is not spent by that.
     assert_eq!(why(read_with(&env, &elsewhere.session, proof).await), Why::Stale);
     let other = env.vault_proving(loopback(), proof);
@@ -314,14 +322,14 @@ async fn a_proof_is_good_once_for_one_act_of_one_session_within_five_minutes() {
     read_with(&env, &ada.session, proof).await.expect("it is good");
     assert_eq!(why(read_with(&env, &ada.session, proof).await), Why::Stale, "it is spent");
 
-    let proof = right.prove(demanded(&env, &ada).await.challenge, &read_hash());
+    let proof = right.prove(demanded(&env, &ada).await.challenge, &read_hash(), None);
     env.clock.advance(5 * MINUTE);
     assert_eq!(why(read_with(&env, &ada.session, proof).await), Why::Stale, "it is over");
 
     // A challenge of one's own making is none.
     let mut challenge = demanded(&env, &ada).await.challenge;
     challenge.0[..8].copy_from_slice(&u64::MAX.to_be_bytes());
-    let proof = right.prove(challenge, &read_hash());
+    let proof = right.prove(challenge, &read_hash(), None);
     assert_eq!(why(read_with(&env, &ada.session, proof).await), Why::Stale, "it was changed");
     // None of it counts as a wrong passphrase: nobody learns anything by it.
     assert_eq!(ada.backend.presence(&ada.session).await.unwrap().wrong, 0);
@@ -332,7 +340,7 @@ async fn a_spent_challenge_stays_spent_over_a_restart_and_is_swept_when_it_is_ov
     let mut env = TestEnv::new().await;
     let ada = furnished(&env).await;
     protect(&ada, RIGHT).await;
-    let proof = key(RIGHT).prove(demanded(&env, &ada).await.challenge, &read_hash());
+    let proof = key(RIGHT).prove(demanded(&env, &ada).await.challenge, &read_hash(), None);
     read_with(&env, &ada.session, proof).await.expect("it is good");
     let session = copy_of(&ada.session);
     env.restart().await;
@@ -346,7 +354,7 @@ async fn a_spent_challenge_stays_spent_over_a_restart_and_is_swept_when_it_is_ov
 
 /// One try with a passphrase, each with a challenge of its own.
 async fn try_once(env: &TestEnv, ada: &Master, passphrase: &PassphraseKey) -> Answer<()> {
-    let proof = passphrase.prove(demanded(env, ada).await.challenge, &read_hash());
+    let proof = passphrase.prove(demanded(env, ada).await.challenge, &read_hash(), None);
     read_with(env, &ada.session, proof).await
 }
 
@@ -391,7 +399,7 @@ async fn wrong_passphrases_at_the_same_moment_are_counted_one_by_one() {
     let wrong = key("wrong horse");
     let mut proofs = Vec::new();
     for _ in 0..64 {
-        proofs.push(wrong.prove(demanded(&env, &ada).await.challenge, &read_hash()));
+        proofs.push(wrong.prove(demanded(&env, &ada).await.challenge, &read_hash(), None));
     }
     let tries = proofs.into_iter().map(|proof| {
         let proving = env.vault_proving(loopback(), proof);
@@ -408,6 +416,32 @@ async fn wrong_passphrases_at_the_same_moment_are_counted_one_by_one() {
     }
     assert_eq!(told_wrong, 4, "more tries were judged than there are");
     assert_eq!(ada.backend.presence(&ada.session).await.unwrap().wrong, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_signatures_under_one_challenge_are_one_try() {
+    let env = TestEnv::new().await;
+    let ada = furnished(&env).await;
+    protect(&ada, RIGHT).await;
+    let challenge = demanded(&env, &ada).await.challenge;
+    let mut tries = Vec::new();
+    for n in 0..32 {
+        let proof = key(&format!("wrong horse {n}")).prove(challenge, &read_hash(), None);
+        let proving = env.vault_proving(loopback(), proof);
+        let session = copy_of(&ada.session);
+        tries.push(tokio::spawn(async move {
+            refused(proving.read_credential(&session, &id("bot"), &service("github")).await)
+        }));
+    }
+    let mut judged = 0;
+    for one in tries {
+        let problem = one.await.unwrap();
+        // Nothing else may tell a wrong one from one that nobody looked at.
+        assert_eq!(problem.code, Code::Denied, "{problem:?}");
+        judged += usize::from(demand_of(&problem).why == Why::Wrong);
+    }
+    assert_eq!(judged, 1);
+    assert_eq!(ada.backend.presence(&ada.session).await.unwrap().wrong, 1);
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ pub struct Gate {
 
 #[derive(Default)]
 struct Open {
-    all: usize,
+    /// Those over TCP.
+    far: usize,
     /// By network; the Unix socket's one user is `None`.
     each: HashMap<Option<IpAddr>, usize>,
 }
@@ -39,10 +40,13 @@ impl Gate {
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let each = open.each.get(&whose).copied().unwrap_or(0);
-        if open.all >= self.most || each >= self.most_each {
+        // The Unix socket's places are its own: strangers from the network must not keep the
+        // machine's user from revoking.
+        let full = whose.is_some() && open.far >= self.most;
+        if full || each >= self.most_each {
             return None;
         }
-        open.all += 1;
+        open.far += usize::from(whose.is_some());
         open.each.insert(whose, each + 1);
         Some(Place { gate: Arc::clone(self), whose })
     }
@@ -59,7 +63,7 @@ fn network(address: IpAddr) -> IpAddr {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.gate.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.all -= 1;
+        open.far -= usize::from(self.whose.is_some());
         match open.each.get_mut(&self.whose) {
             Some(each) if *each > 1 => *each -= 1,
             _ => drop(open.each.remove(&self.whose)),
@@ -70,6 +74,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::peer::UnixPeer;
 
     #[test]
     fn a_whole_ipv6_network_is_one_address_and_a_mapped_one_is_its_ipv4() {
@@ -97,7 +102,11 @@ mod tests {
         drop(one);
         let again = gate.enter(&from(1));
         assert!(again.is_some());
-        drop((two, three, again));
+        // However many came over the network, the machine's own user has places.
+        let unix = UnixPeer { uid: 1, pid: None, process: None, program: None };
+        let local = gate.enter(&Peer::Unix(unix));
+        assert!(local.is_some());
+        drop((two, three, again, local));
         assert!(gate.open.lock().unwrap().each.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::listener::BindError;
 use crate::backend::peer::UnixPeer;
-use crate::harden;
+use crate::harden::PeerProcess;
 
 /// The socket's place. Dropping it removes the socket and frees the lock, so it is kept until
 /// the store is closed, and the next backend does not begin before this one has ended.
@@ -115,8 +115,8 @@ pub fn peer(stream: &tokio::net::UnixStream) -> io::Result<UnixPeer> {
     let cred = stream.peer_cred()?;
     let program = cred.pid().and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
     let pid = cred.pid().and_then(|pid| u32::try_from(pid).ok());
-    let terminal = pid.and_then(|pid| harden::terminal_session_of_peer(stream.as_fd(), pid));
-    Ok(UnixPeer { uid: cred.uid(), pid: cred.pid(), terminal, program })
+    let process = pid.and_then(|pid| PeerProcess::of(stream.as_fd(), pid));
+    Ok(UnixPeer { uid: cred.uid(), pid: cred.pid(), process, program })
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const KEEP_MOST: Duration = Duration::from_secs(60 * 60);
 /// The least time between two fetches for keys that were not known.
 const ANEW: Duration = Duration::from_secs(10);
 /// How long a failure answers for the next ones who ask.
-const FAILED: Duration = Duration::from_secs(3);
+const FAILED: Duration = Duration::from_secs(10);
 
 /// Keys as they were fetched.
 #[derive(Clone)]

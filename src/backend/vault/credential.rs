@@ -319,7 +319,7 @@ impl Inner {
         let mut proposal = access.unchanged_with(&agent);
         proposal.checks.push(credential.unchanged());
         let act = Act::Read { agent: identity, service };
-        let shown = match self.present(access, &act, &mut proposal).await {
+        let shown = match self.present_read(access, &act, &agent.row, &mut proposal).await {
             Err(problem) if is_set_back(&problem) => {
                 return self
                     .denied(access, Action::Read, Some(&agent.row), Some(service), problem)
@@ -348,7 +348,7 @@ impl Inner {
         let scope = access.scope_for(&agent.row);
         let mut proposal = access.unchanged_with(&agent);
         let act = Act::ReadAll { agent: identity };
-        let shown = match self.present(access, &act, &mut proposal).await {
+        let shown = match self.present_read(access, &act, &agent.row, &mut proposal).await {
             Err(problem) if is_set_back(&problem) => {
                 return self.denied(access, Action::Read, Some(&agent.row), None, problem).await;
             }

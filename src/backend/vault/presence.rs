@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::access::{Access, same_hash};
 use super::journal::Proposal;
-use super::rows::{AccountRow, PassphraseRow, TriesRow};
+use super::rows::{AccountRow, AgentRow, PassphraseRow, TriesRow};
 use super::{Inner, answer, keys, sweep};
 use crate::backend::peer::Peer;
 use crate::backend::store::{Check, Write};
@@ -19,7 +19,7 @@ use crate::core::audit::{Action, Outcome};
 use crate::core::frame::Frame;
 use crate::core::presence::{Act, Demand, Level, NewLevel, Presence, Proof, Reset, Why};
 use crate::core::problem::{Answer, Code, Problem};
-use crate::core::types::{AccountId, Challenge, Hash32, SessionId, Timestamp};
+use crate::core::types::{AccountId, Challenge, Hash32, SessionId, Timestamp, WalletAddress};
 use crate::harden::TerminalSession;
 
 /// A challenge is good for this long.
@@ -56,6 +56,9 @@ struct Opened {
     account: AccountId,
     session: SessionId,
     terminal: TerminalSession,
+    /// Whose keys: the program of a `run` sits in the terminal that was just opened, and is to
+    /// have no other agent's.
+    agent: WalletAddress,
 }
 
 /// Terminals that proved presence a short time ago; in memory alone.
@@ -66,6 +69,22 @@ impl OpenTerminals {
     fn proven_at(&self, of: Opened, now: Timestamp) -> Option<Timestamp> {
         let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.get(&of).copied().filter(|at| now.since_ms(*at) < OPEN_MS)
+    }
+
+    /// The newest proof that opens anything to this terminal.
+    fn newest(
+        &self,
+        account: AccountId,
+        session: SessionId,
+        terminal: TerminalSession,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = open.iter().filter(|(of, at)| {
+            (of.account, of.session, of.terminal) == (account, session, terminal)
+                && now.since_ms(**at) < OPEN_MS
+        });
+        ours.map(|(_, at)| *at).max()
     }
 
     fn open(&self, of: Opened, now: Timestamp) {
@@ -96,10 +115,11 @@ impl TryingPassphrase {
     }
 }
 
-/// The terminal session of a peer, if it has one that can be told.
+/// The terminal session of a peer, if it has one that can be told; of now, since a connection can
+/// be handed on.
 fn terminal(peer: &Peer) -> Option<TerminalSession> {
     match peer {
-        Peer::Unix(peer) => peer.terminal,
+        Peer::Unix(peer) => peer.process.as_ref()?.terminal_session(),
         Peer::Address(_) => None,
     }
 }
@@ -142,10 +162,25 @@ fn pause_after(wrong: u64) -> u64 {
     }
 }
 
+/// What the kernel says of who asks, beside the host that their session claims.
+fn seen_of(access: &Access) -> String {
+    match &access.peer {
+        Some(Peer::Unix(peer)) => {
+            let program = peer.program.as_ref().and_then(|path| path.file_name()?.to_str());
+            let program = program.filter(|name| name.len() <= 64);
+            let clean = program.filter(|name| name.bytes().all(|c| c.is_ascii_graphic()));
+            let program = clean.map(|name| format!(", by {name}")).unwrap_or_default();
+            format!(" (as it claims; seen: user id {} on this machine{program})", peer.uid)
+        }
+        Some(Peer::Address(address)) => format!(" (as it claims; seen: from {address})"),
+        None => String::new(),
+    }
+}
+
 impl Access {
-    fn opened(&self) -> Option<Opened> {
+    fn opened(&self, agent: WalletAddress) -> Option<Opened> {
         let terminal = self.peer.as_ref().and_then(terminal)?;
-        Some(Opened { account: self.account_id(), session: self.session_id, terminal })
+        Some(Opened { account: self.account_id(), session: self.session_id, terminal, agent })
     }
 }
 
@@ -159,6 +194,28 @@ impl Inner {
         act: &Act<'_>,
         proposal: &mut Proposal,
     ) -> Answer<Shown> {
+        self.present_for(access, act, None, proposal).await
+    }
+
+    /// The same for a read of that agent's keys: a proof that the same terminal gave for one a
+    /// short time ago will do.
+    pub async fn present_read(
+        &self,
+        access: &Access,
+        act: &Act<'_>,
+        agent: &AgentRow,
+        proposal: &mut Proposal,
+    ) -> Answer<Shown> {
+        self.present_for(access, act, Some(agent.wallet), proposal).await
+    }
+
+    async fn present_for(
+        &self,
+        access: &Access,
+        act: &Act<'_>,
+        read_of: Option<WalletAddress>,
+        proposal: &mut Proposal,
+    ) -> Answer<Shown> {
         // Also what an agent does: on older data, nobody knows whether it was revoked since.
         if !matches!(act, Act::AcceptHead { .. }) {
             access.not_set_back(proposal)?;
@@ -169,15 +226,17 @@ impl Inner {
         // Decided by the level of now: if it is raised meanwhile, this is decided again.
         proposal.checks.push(access.account.unchanged());
         let Some(passphrase) = &access.account.row.passphrase else { return Ok(Shown::NotWanted) };
-        let before = access.opened().filter(|_| act.is_read());
-        let before = before.and_then(|opened| self.open_terminals.proven_at(opened, access.now));
+        let opened = read_of.and_then(|agent| access.opened(agent));
+        let before = opened.and_then(|opened| self.open_terminals.proven_at(opened, access.now));
         match (&access.proof, before) {
             (None, Some(at)) => Ok(Shown::Before(access.now.since_ms(at))),
             (None, None) => Err(self.demand(access, act, passphrase, Why::Missing)?),
             (Some(proof), _) => {
                 self.check_proof(access, act, passphrase, proof, proposal).await?;
-                if act.is_read()
-                    && let Some(opened) = access.opened()
+                // The terminal that whoever signed said is theirs, or nobody's: a program between
+                // them and the backend does not get its own opened.
+                if let Some(opened) = opened
+                    && proof.terminal == Some(opened.terminal.digest())
                 {
                     self.open_terminals.open(opened, access.now);
                 }
@@ -200,13 +259,15 @@ impl Inner {
         let made = self.challenge(access, &hash, ends, id);
         // A challenge of ours, for just this; else its signature is not even looked at.
         let ours = same_hash(&Hash32::of(&made.0), &Hash32::of(&proof.challenge.0));
+        // One after the other, from the first look at what was used up: many signatures under one
+        // challenge would be judged at once, and counted as one.
+        let seat = self.trying_passphrase.of(account);
+        let _turn = seat.lock().await;
         let spent = keys::spent(&id);
         let used = self.load::<()>(spent.clone()).await?.is_some();
         if !ours || access.now >= ends || used {
             return Err(self.demand(access, act, passphrase, Why::Stale)?);
         }
-        let seat = self.trying_passphrase.of(account);
-        let _turn = seat.lock().await;
         let key = keys::tries(account);
         let tries = self.load::<TriesRow>(key.clone()).await?;
         let wrong = tries.as_ref().map_or(0, |tries| tries.row.wrong);
@@ -285,8 +346,10 @@ impl Inner {
         access.master()?;
         let row = &access.account.row;
         let tries = self.load::<TriesRow>(keys::tries(row.id)).await?;
-        let opened = access.opened();
-        let proven = opened.and_then(|opened| self.open_terminals.proven_at(opened, access.now));
+        let terminal = access.peer.as_ref().and_then(terminal);
+        let proven = terminal.and_then(|terminal| {
+            self.open_terminals.newest(row.id, access.session_id, terminal, access.now)
+        });
         let tries = tries.as_ref();
         Ok(Presence {
             level: row.level(),
@@ -377,7 +440,7 @@ impl Inner {
         let from = access.now.plus_ms(RESET_AFTER_MS);
         let reset = Reset {
             asked_at: access.now,
-            by: access.in_words(),
+            by: format!("{}{}", access.in_words(), seen_of(access)),
             from,
             until: from.plus_ms(RESET_OPEN_MS),
         };
