@@ -212,9 +212,26 @@ fn daemon(request: Daemon, global: Global) -> Result<u8, CliError> {
     Ok(daemon::run(options)?)
 }
 
+/// Whether somewhere below it the system said that this user may not.
+fn refused_by_the_system(error: &ServeError) -> bool {
+    let denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<std::io::Error>().is_some_and(denied) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// What the log has said already, for the person who started the backend by hand.
 fn not_serving(error: &ServeError) -> Problem {
     let fix = match error {
+        error if refused_by_the_system(error) => {
+            "choose a port above 1023 and a folder of this user's own, or let a service manager \
+             give it both: a user who is not root gets no port below 1024"
+        }
         ServeError::Bind(_) => "choose another --listen, or end what listens there",
         ServeError::DevBeyondLoopback(_) => "listen on 127.0.0.1, or leave --dev out",
         ServeError::Certificate(_) => {

@@ -340,12 +340,12 @@ fn announce(listeners: &[Listener], pin: Option<CertificatePin>) -> io::Result<(
         writeln!(stdout, "certificate {pin}")?;
         for listener in listeners {
             let ListenAddress::Tls(addr) = listener.address() else { continue };
-            let host = match addr.ip().is_unspecified() {
-                true => tls::hostname().unwrap_or_else(|| "HOST".to_owned()),
-                false => Host::Ip(addr.ip()).to_string(),
+            let (host, which) = match addr.ip().is_unspecified() {
+                true => ("HOST".to_owned(), ", with this machine's address or name for HOST"),
+                false => (Host::Ip(addr.ip()).to_string(), ""),
             };
             let port = addr.port();
-            tracing::info!("clients take AGENTKEYS_BACKEND=https://{host}:{port}#{pin}");
+            tracing::info!("clients take AGENTKEYS_BACKEND=https://{host}:{port}#{pin}{which}");
         }
     }
     stdout.flush()

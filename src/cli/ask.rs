@@ -39,13 +39,20 @@ pub fn for_yes(question: &str) -> Result<(), CliError> {
     if is_yes(&said) { Ok(()) } else { Err(not_confirmed("the answer was not yes")) }
 }
 
-/// Asks whether to do something more; whatever is not a yes is a no.
+/// Asks whether to do something more: again where the answer is neither yes nor no, and no where
+/// there is none.
 ///
 /// # Errors
-/// There was no answer.
+/// It cannot be read.
 pub fn whether(question: &str) -> Result<bool, Problem> {
-    let said = answer(&format!("{question} [yes/no]"))?;
-    Ok(is_yes(&said))
+    loop {
+        let said = answer(&format!("{question} [yes/no]"))?;
+        match said.to_ascii_lowercase().as_str() {
+            "yes" | "y" => return Ok(true),
+            "no" | "n" | "" => return Ok(false),
+            _ => {}
+        }
+    }
 }
 
 fn is_yes(said: &str) -> bool {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::ask;
 use super::context::{Context, Open};
-use super::report::{CliError, usage};
+use super::report::{CliError, shown, usage};
 use super::{Checked, Finish};
 use crate::core::audit::{Entry, Head};
 use crate::core::backend::{AuditFilter, WhoAmI};
@@ -103,7 +103,9 @@ impl Checked for AuditAccept {
         let me = open.backend.who_am_i(open.token).await?;
         let lost = lost(link.seen_head(me.account), &me).ok_or_else(nothing)?;
         let (now, when) = end(&open, lost.head.seq).await?;
-        let least = lost.head.seq.saturating_sub(now.seq);
+        // What the backend had when it was shown, before its own events of that.
+        let ended = me.set_back.as_ref().map_or(now.seq, |found| found.ended.min(now.seq));
+        let least = lost.head.seq.saturating_sub(ended);
         let gone = match least {
             0 => "the log has grown since: how many events are lost cannot be told".to_owned(),
             1 => "at least one event is lost".to_owned(),
@@ -114,6 +116,10 @@ impl Checked for AuditAccept {
         context
             .out
             .say(&format!("{gone}: what they revoked, narrowed or stored is as if it never was"));
+        context.out.say(&format!(
+            "the presence level is {} in this log: if it was another, set it again",
+            shown(&me.presence)
+        ));
         if !self.yes {
             if !ask::is_terminal() {
                 return Err(usage(

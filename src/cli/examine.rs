@@ -67,6 +67,8 @@ pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
             };
             out.push(if found.backend.private {
                 Fact::good("session", text)
+            } else if matches!(found.backend.state, BackendState::Fails(_)) {
+                Fact::warning("session", "not looked at: the backend was not reached", "see above")
             } else {
                 Fact::warning("session", text, "agentkeys init")
             });
@@ -185,8 +187,13 @@ fn version(theirs: &str, wire: u64) -> Fact {
 }
 
 fn issuer(found: &IssuerFacts) -> Fact {
+    // Only signing in needs it: a daemon's machine has no way to it, and wants none.
     let by = match &found.flows {
-        Err(problem) => return broken("issuer", problem),
+        Err(problem) => {
+            let found = format!("{}: {}", problem.detail, problem.cause.replace('\n', " "));
+            let fix = format!("needed to sign in from here, and for nothing else: {}", problem.fix);
+            return Fact::warning("issuer", found, fix);
+        }
         Ok((true, true)) => "agentkeys init, with --device or without",
         Ok((true, false)) => "agentkeys init; it has no device flow",
         Ok((false, true)) => "agentkeys init --device; it has no flow for browsers",

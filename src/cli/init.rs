@@ -86,6 +86,19 @@ impl Init {
                     .await
                     .map(|()| SignInNews::default());
             }
+            Self::Device if link.address().starts_with("unix:") => {
+                return Err(usage(
+                    "the backend that is meant asks no issuer",
+                    format!(
+                        "it is {}, by {}, and knows you by your Unix user",
+                        link.address(),
+                        link.chosen_by()
+                    ),
+                    "for one elsewhere: agentkeys init --device --backend https://HOST\n\
+                     or export AGENTKEYS_BACKEND=https://HOST first\n\
+                     for this one: agentkeys init",
+                ));
+            }
             Self::AsFits if link.address().starts_with("unix:") => {
                 return link.sign_in(IdentityProof::Peer).await.map(|()| SignInNews::default());
             }

@@ -33,9 +33,6 @@ use crate::core::problem::Problem;
     example = "agentkeys serve --listen [::]:443 --tls-cert c.pem --tls-key k.pem --data D",
     example = "agentkeys serve --listen 0.0.0.0:8443 --tls-self-signed --data D",
     example = "agentkeys serve --dev --listen 127.0.0.1:0 --data dev-data",
-    example = "agentkeys serve --listen 127.0.0.1:8080 --data /var/lib/agentkeys \
-               --oidc-issuer https://id.example.org --oidc-client-id agentkeys \
-               --oidc-allow @example.org",
     example = "agentkeys serve --stop"
 )]
 /// see above

@@ -172,6 +172,29 @@ impl Desk {
     }
 }
 
+/// Connects, and asks for a key: itself, or by a child in a session of its own that it leaves the
+/// connection to. The answer's first line is left in a file.
+const LEFT_CONNECTION: &str = r#"
+import os, socket, sys, time
+how, path, token = sys.argv[1:]
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(path)
+if how == "left":
+    connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    connection.recv(4096)
+    child = os.fork()
+    if child:
+        time.sleep(0.2)
+        os._exit(0)
+    os.setsid()
+    time.sleep(0.6)
+target = "/credential/read?agent_id=bot&service=openrouter"
+head = f"GET {target} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n"
+connection.sendall(head.encode())
+line = connection.recv(4096)
+open("got", "wb").write(line + b"\n")
+"#;
+
 /// What a hostile program does; whether it got what it wanted.
 type Way = fn(&Desk) -> bool;
 
@@ -348,6 +371,7 @@ fn what_works_at_level_none_does_not_at_level_passphrase() {
 #[test]
 fn what_the_master_unlocked_is_open_to_that_terminal_alone() {
     let desk = Desk::new();
+    desk.home.store("other", "github", "ghp_other");
     desk.protect();
     let mut terminal = Terminal::open(&desk.home);
     terminal.types("$AK read bot openrouter; echo \"ended:$?:\"");
@@ -365,6 +389,20 @@ fn what_the_master_unlocked_is_open_to_that_terminal_alone() {
     terminal.asks("to change the presence level", "\x03");
     let (shown, code) = terminal.runs("");
     assert_eq!(code, 130, "{shown}");
+    // What was opened is this agent's: the program of a `run` gets at no other's.
+    terminal.types("$AK read other github");
+    terminal.asks("to read github of other", "\x03");
+    assert_eq!(terminal.runs("").1, 130);
+    // A connection that was made there is worth nothing to whom it is left, once its maker ended.
+    desk.home.file("left.py", LEFT_CONNECTION);
+    let (socket, token) = (desk.socket(), desk.session());
+    for (how, status) in [("kept", "200"), ("left", "403")] {
+        let (shown, _) = terminal.runs(&format!(
+            "rm -f got; python3 left.py {how} {} {token}; sleep 1; cat got",
+            socket.display()
+        ));
+        assert!(shown.contains(&format!("HTTP/1.1 {status}")), "{how}: {shown}");
+    }
     for (name, way) in WAYS {
         assert!(!way(&desk), "{name}, while a terminal is unlocked");
     }
@@ -375,7 +413,7 @@ fn what_the_master_unlocked_is_open_to_that_terminal_alone() {
     let usage = desk.home.run(&["usage", "bot", "--json"]).exits(0).json();
     let events = usage["events"].as_array().unwrap();
     let reads: Vec<_> = events.iter().filter(|e| e["action"] == "read").collect();
-    assert_eq!(reads.len(), 3, "{reads:#?}");
+    assert_eq!(reads.len(), 4, "{reads:#?}");
     assert!(reads[0]["detail"].is_null() && reads[0]["presence"] == "passphrase");
     assert!(reads[1]["detail"].as_str().unwrap().contains("in the same terminal"));
 }
@@ -394,8 +432,10 @@ fn guessing_is_slowed_and_a_fresh_home_does_not_forget_it() {
         command.env("AGENTKEYS_BACKEND", format!("unix:{}", desk.socket().display()));
         Ran::of(command.output().unwrap())
     };
-    // Three a command.
-    read(&desk.home).exits(3).says("the passphrase is wrong");
+    // A program is asked once a command: it would answer the same again.
+    for _ in 0..4 {
+        read(&desk.home).exits(3).says("the passphrase is wrong");
+    }
     let other = Home::new();
     let mut init = other.command(&["init"]);
     init.env("AGENTKEYS_BACKEND", format!("unix:{}", desk.socket().display()));

@@ -53,8 +53,10 @@ fn unavailable(issuer: &str, cause: String) -> Problem {
     Problem::new(
         Code::Unavailable,
         format!("the issuer {issuer} cannot be asked for its keys"),
-        cause,
-        "try again; if it stays, look at the issuer and at the backend's way to it",
+        format!("as the backend's machine sees it: {cause}"),
+        "try again; if it stays, the backend's operator looks at its way to the issuer; a \
+         certificate of an authority of one's own is trusted by SSL_CERT_FILE in the environment \
+         of serve",
     )
     .retry_after(5)
 }

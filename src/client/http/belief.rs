@@ -85,7 +85,9 @@ fn problem(address: &Address, refused: &Refused, now: Timestamp) -> Problem {
             ),
             format!(
                 "ask whoever runs the backend, by another way than this connection, whether it \
-                 has a new certificate; only if it has this one: AGENTKEYS_BACKEND={pin_it}\n\
+                 has a new certificate; only if it has this one:\n\
+                 export AGENTKEYS_BACKEND={pin_it}\n\
+                 (or --backend with that address, if you use it)\n\
                  if it has not, somebody stands between you and the backend: do not go on"
             ),
         ),
@@ -131,7 +133,9 @@ fn unknown(
         format!("it was signed by {who}; it is {shown}"),
         format!(
             "compare its fingerprint with the one that the backend printed when it started; only \
-             if they are the same: AGENTKEYS_BACKEND={pin_it}\n\
+             if they are the same:\n\
+             export AGENTKEYS_BACKEND={pin_it}\n\
+             (or --backend with that address, if you use it)\n\
              or, if an authority of your own signs for it, name its root in SSL_CERT_FILE"
         ),
     )

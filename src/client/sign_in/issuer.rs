@@ -80,7 +80,8 @@ pub fn unreachable(issuer: &str, error: &FetchError) -> Problem {
         Code::Unavailable,
         format!("the issuer {} cannot be reached", cleaned(issuer)),
         error.to_string(),
-        "try again; agentkeys doctor shows what is wrong",
+        "try again; if it stays, look at this machine's way to the issuer; a certificate of an \
+         authority of your own is trusted by SSL_CERT_FILE",
     )
 }
 
