@@ -99,7 +99,7 @@ pub async fn choose(
             Code::AgentNotFound,
             "there is no agent yet",
             "an agent is made when its first credential is stored",
-            [Some("agentkeys store my-agent openrouter".to_owned()), crate::client::beside::hint()]
+            [crate::client::beside::hint(), Some("agentkeys store my-agent openrouter".to_owned())]
                 .into_iter()
                 .flatten()
                 .collect::<Vec<_>>()

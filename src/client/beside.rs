@@ -173,5 +173,5 @@ pub fn hint() -> Option<String> {
         |one: &Recorded| std::os::unix::net::UnixStream::connect(one.client.socket()).is_ok();
     let daemon = recorded(&places).ok()?.into_iter().find(there)?;
     let socket = daemon.client.socket().display();
-    Some(format!("or use the daemon that runs here, with read, list or run: --socket {socket}"))
+    Some(format!("the daemon that runs here answers read, list and run: --socket {socket}"))
 }

@@ -352,7 +352,8 @@ impl Connection {
             Chooser::Flag => format!("agentkeys init --backend {}", self.address),
             _ => "agentkeys init".to_owned(),
         };
-        let fix = [Some(fix), super::beside::hint()].into_iter().flatten().collect::<Vec<_>>();
+        // Beside a daemon nobody is to sign in: its agent has a session of its own.
+        let fix = [super::beside::hint(), Some(fix)].into_iter().flatten().collect::<Vec<_>>();
         let fix = fix.join("\n");
         Problem::new(
             Code::Unauthorized,

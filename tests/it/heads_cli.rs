@@ -134,7 +134,7 @@ async fn a_data_folder_that_was_put_back_stops_what_raises_rights_until_the_pers
     home.run(&["audit", "verify"]).exits(1);
 
     // Nobody says yes for the person.
-    home.run(&["audit", "accept"]).exits(2).says("--yes").says("events are lost");
+    home.run(&["audit", "accept"]).exits(2).says("--yes").says("lost: what they revoked");
     is_stopped(home.run(&["read", "third", "openrouter"]));
     let accepted = home.run(&["audit", "accept", "--yes"]).exits(0);
     let _ = accepted.says("seen before: event").says("now the audit log ends at event");
