@@ -8,12 +8,12 @@ mkfifo "$home/issuer.commands"
 exec 8<>"$home/issuer.commands"
 node "$oidc_provider" "$oidc_folder" <&8 >"$home/issuer.json" 2>"$home/issuer.log" &
 issuer=$!
-until [ -s "$home/issuer.json" ]; do sleep 0.05; done
+within 20 test -s "$home/issuer.json"
 agentkeys serve --listen 127.0.0.1:0 --tls-self-signed --data "$home/server" --oidc-client-id agentkeys-tests \
     --oidc-issuer "$(jq -r .issuer "$home/issuer.json")" >"$home/backend.out" 2>"$home/backend.log" &
 backend=$!
 trap 'kill $issuer $backend 2>/dev/null || true; finish' EXIT
-until grep -qs "^certificate " "$home/backend.out"; do sleep 0.05; done
+within 20 grep -qs "^certificate " "$home/backend.out"
 address=$(sed -n 's/^listening on //p' "$home/backend.out")#$(sed -n 's/^certificate //p' "$home/backend.out")
 export AGENTKEYS_BACKEND=$address
 
@@ -27,7 +27,7 @@ chmod +x "$home/bin/browser"
 BROWSER=$home/bin/browser agentkeys init 2>"$home/said" || { cat "$home/said" "$home/page" >&2; exit 1; }
 contains "$(cat "$home/said")" "signed in as oidc:"
 contains "$(cat "$home/said")" "alice@example.org"
-until [ -s "$home/page" ]; do sleep 0.1; done
+within 30 test -s "$home/page"
 cat "$home/page"
 
 say "Signed in: a key is stored, and read again"

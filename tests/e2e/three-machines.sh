@@ -9,14 +9,10 @@ as_root_of_namespaces "$@"
 . "$(dirname "$0")/lib/mcp.sh"
 . "$(dirname "$0")/lib/oidc.sh"
 
-# Not below /tmp: each machine has one of its own. The program itself is on all of them.
-cleanup=$home
-home=$(mktemp -d /var/tmp/agentkeys-machines-XXXXXX)
-mkdir "$home/bin"
+# The program itself, and what a person carries between the machines, is on all of them.
 on_exit() {
     finish
     kill "${machine_pids[@]}" 2>/dev/null || true
-    rm -rf "$cleanup" "$home"
 }
 trap on_exit EXIT
 
@@ -37,22 +33,23 @@ mkfifo "$home/issuer.commands"
 exec 8<>"$home/issuer.commands"
 on issuer OIDC_LISTEN=10.97.9.9:443 OIDC_CERTIFICATE="$home/issuer.pem" OIDC_KEY="$home/issuer.key" \
     node "$oidc_provider" "$oidc_folder" <&8 >"$home/issuer.json" 2>"$home/issuer.log" &
-until [ -s "$home/issuer.json" ]; do sleep 0.05; done
+within 20 test -s "$home/issuer.json"
 issuer=$(jq -r .issuer "$home/issuer.json")
 
 say "A backend, with a certificate of its own making, and nobody signed in yet"
 on backend SSL_CERT_FILE="$home/ca.pem" "$AGENTKEYS" serve --listen 0.0.0.0:443 --tls-self-signed \
-    --data /tmp/home/data --oidc-issuer "$issuer" --oidc-client-id agentkeys-tests \
+    --data "$home/own/home/data" --oidc-issuer "$issuer" --oidc-client-id agentkeys-tests \
     >"$home/backend.out" 2>"$home/backend.log" &
-until grep -qs "^certificate " "$home/backend.out"; do sleep 0.05; done
+within 20 grep -qs "^certificate " "$home/backend.out"
 pin=$(sed -n 's/^certificate //p' "$home/backend.out")
 contains "$(cat "$home/backend.log")" "first to sign in"
 
-command_on master "$home/bin/agentkeys" AGENTKEYS_BACKEND="https://10.97.1.1#$pin" \
+mkdir "$home/commands"
+command_on master "$home/commands/agentkeys" AGENTKEYS_BACKEND="https://10.97.1.1#$pin" \
     SSL_CERT_FILE="$home/ca.pem" "$AGENTKEYS"
 ln -s "$AGENTKEYS" "$home/agentkeysd"
-command_on agent "$home/bin/agentkeysd" AGENTKEYS_BACKEND="https://10.97.2.1#$pin" "$home/agentkeysd"
-PATH=$home/bin:$PATH
+command_on agent "$home/commands/agentkeysd" AGENTKEYS_BACKEND="https://10.97.2.1#$pin" "$home/agentkeysd"
+PATH=$home/commands:$PATH
 
 say "They share nothing but the way to the backend's TLS port"
 for pair in "master 10.97.2.2" "agent 10.97.1.2" "agent 10.97.9.9"; do
@@ -84,16 +81,16 @@ agentkeys teardown my-bot --yes
 
 say "E2E-3 and E2E-4, between these machines"
 for flow in e2e-3-pair-mcp-revoke e2e-4-recovery; do
-    E2E_COMMANDS=$home/bin AGENTKEYS=$AGENTKEYS "$(dirname "$0")/$flow.sh"
+    E2E_COMMANDS=$home/commands AGENTKEYS=$AGENTKEYS "$(dirname "$0")/$flow.sh"
     for agent in $(agentkeys list --json | jq -r '.agents[].wallet'); do
         agentkeys teardown "$agent" --yes
     done
-    on agent sh -c 'rm -rf /tmp/home/.agentkeys /tmp/first /tmp/second'
+    on agent rm -rf "$home/own/home/.agentkeys" "$home/own/first" "$home/own/second"
 done
 
 say "What the machines kept: no credential anywhere, and nothing of one on another"
 for name in backend master agent; do
-    if on "$name" grep -r -l -e sk-or-v1 /tmp/home; then
+    if on "$name" grep -r -l -e sk-or-v1 "$home/own"; then
         printf 'a credential lies in the clear on %s\n' "$name" >&2
         exit 1
     fi

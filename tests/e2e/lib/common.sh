@@ -51,3 +51,13 @@ contains() {
         *) printf 'nothing says "%s" in:\n%s\n' "$2" "$1" >&2; exit 1 ;;
     esac
 }
+
+# within SECONDS COMMAND...: waits until the command succeeds, and no longer.
+within() {
+    local until=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ "$SECONDS" -lt "$until" ] || { printf 'not within its time: %s\n' "$*" >&2; exit 1; }
+        sleep 0.05
+    done
+}

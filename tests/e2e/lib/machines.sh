@@ -1,21 +1,22 @@
-# Machines of the flow's own, inside this one: each has its own network, host name, processes' places
-# and /tmp, and is joined to another only where `link` says so. Sourced, never run.
+# Machines of the flow's own, inside this one: each has its own network and host name, and a folder,
+# $home/own, that it alone sees; it is joined to another only where `link` says so. Sourced, never run.
 #
 # Everything is gone when the flow ends: the namespaces live as long as the process that holds them.
 
 declare -A machine_pids=()
 
-# machine NAME: makes one. Its home is /tmp/home, on a /tmp that no other machine sees.
+# machine NAME: makes one. Its home is $home/own/home, on a file system that no other machine sees.
 machine() {
     local ready=$home/machine-$1
+    mkdir -p "$home/own"
     mkfifo "$ready"
     unshare --net --mount --uts --ipc --propagation private sh -ec '
-        mount -t tmpfs -o mode=1777 tmpfs /tmp
-        mkdir -m 700 /tmp/home
+        mount -t tmpfs -o mode=700 tmpfs "$3"
+        mkdir -m 700 "$3/home"
         hostname "$1"
         ip link set lo up
         echo ready >"$2"
-        exec sleep infinity' sh "$1" "$ready" &
+        exec sleep infinity' sh "$1" "$ready" "$home/own" &
     machine_pids[$1]=$!
     read -r _ <"$ready"
 }
@@ -35,18 +36,18 @@ on() {
     local pid=${machine_pids[$1]}
     shift
     nsenter --target "$pid" --net --mount --uts --ipc -- \
-        env -i -C /tmp/home HOME=/tmp/home PATH="$PATH" "$@"
+        env -i -C "$home/own/home" HOME="$home/own/home" PATH="$PATH" "$@"
 }
 
 # command_on NAME FILE [VARIABLE=VALUE...] COMMAND: makes FILE a command that runs COMMAND there with
-# its own arguments. $AGENT_HOME, if it is set, is the folder below /tmp that is its home.
+# its own arguments. $AGENT_HOME, if it is set, is the folder below $home/own that is its home.
 command_on() {
     local pid=${machine_pids[$1]} file=$2
     shift 2
     {
-        printf '#!/bin/sh\nhome=/tmp/${AGENT_HOME:-home}\n'
+        printf '#!/bin/sh\nhome=%q/${AGENT_HOME:-home}\n' "$home/own"
         printf 'exec nsenter --target %s --net --mount --uts --ipc -- ' "$pid"
-        printf 'env -i -C /tmp HOME="$home" PATH=%q ' "$PATH"
+        printf 'env -i -C %q HOME="$home" PATH=%q ' "$home/own" "$PATH"
         while [ $# -gt 1 ]; do
             printf '%q ' "$1"
             shift
