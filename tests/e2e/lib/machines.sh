@@ -60,5 +60,5 @@ command_on() {
 
 # Namespaces want root, or a user namespace in which one is root.
 as_root_of_namespaces() {
-    [ "$(id -u)" -eq 0 ] || exec unshare --user --map-root-user "$0" "$@"
+    [ "$(id -u)" -eq 0 ] || exec unshare --user --map-root-user --net "$0" "$@"
 }
