@@ -265,6 +265,8 @@ const WAYS: &[(&str, Way)] = &[
         let from = desk.home.path().join(".local");
         let to = other.path().to_str().unwrap().to_owned();
         assert_eq!(ran(in_home(&desk.home, "cp", &["-r", from.to_str().unwrap(), &to])).code, 0);
+        // Else the end of that home would stop the master's backend, and close what is open there.
+        std::fs::remove_file(other.path().join(".local/state/agentkeys/backend.json")).unwrap();
         let mut command = other.command(&["read", "bot", "openrouter"]);
         command.env("AGENTKEYS_BACKEND", format!("unix:{}", desk.socket().display()));
         has_key(&Ran::of(command.output().unwrap()))
@@ -406,6 +408,8 @@ fn what_the_master_unlocked_is_open_to_that_terminal_alone() {
     for (name, way) in WAYS {
         assert!(!way(&desk), "{name}, while a terminal is unlocked");
     }
+    let (shown, code) = terminal.runs("$AK read bot openrouter");
+    assert!(code == 0 && shown.contains(KEY), "it was open all the while: {shown}");
     // A session that is made inside of it is another one.
     let (shown, code) = terminal.runs("setsid -w $AK read bot openrouter </dev/null");
     assert!(code == 3 && !shown.contains(KEY), "{shown}");
@@ -413,7 +417,7 @@ fn what_the_master_unlocked_is_open_to_that_terminal_alone() {
     let usage = desk.home.run(&["usage", "bot", "--json"]).exits(0).json();
     let events = usage["events"].as_array().unwrap();
     let reads: Vec<_> = events.iter().filter(|e| e["action"] == "read").collect();
-    assert_eq!(reads.len(), 4, "{reads:#?}");
+    assert_eq!(reads.len(), 5, "{reads:#?}");
     assert!(reads[0]["detail"].is_null() && reads[0]["presence"] == "passphrase");
     assert!(reads[1]["detail"].as_str().unwrap().contains("in the same terminal"));
 }
