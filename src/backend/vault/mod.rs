@@ -31,6 +31,7 @@ mod session;
 mod sign_in;
 mod sum;
 mod sweep;
+mod terminals;
 mod turns;
 mod verdict;
 
@@ -95,7 +96,7 @@ struct Inner {
     shielding_public: PublicKey,
     guesses: Guesses,
     openings: approval::Openings,
-    open_terminals: presence::OpenTerminals,
+    open_terminals: terminals::OpenTerminals,
     trying_passphrase: presence::TryingPassphrase,
     sessions: Cache<SessionRow>,
     agents: Cache<AgentRow>,
@@ -147,7 +148,7 @@ impl Vault {
             shielding_public,
             guesses: Guesses::default(),
             openings: approval::Openings::default(),
-            open_terminals: presence::OpenTerminals::default(),
+            open_terminals: terminals::OpenTerminals::default(),
             trying_passphrase: presence::TryingPassphrase::default(),
             sessions: Cache::default(),
             agents: Cache::default(),

@@ -19,13 +19,10 @@ use crate::core::audit::{Action, Outcome};
 use crate::core::frame::Frame;
 use crate::core::presence::{Act, Demand, Level, NewLevel, Presence, Proof, Reset, Why};
 use crate::core::problem::{Answer, Code, Problem};
-use crate::core::types::{AccountId, Challenge, Hash32, SessionId, Timestamp, WalletAddress};
-use crate::harden::TerminalSession;
+use crate::core::types::{AccountId, Challenge, Hash32, Timestamp, WalletAddress};
 
 /// A challenge is good for this long.
 const CHALLENGE_MS: u64 = 5 * 60 * 1000;
-/// A proof for a read serves the same terminal's reads for this long.
-const OPEN_MS: u64 = 5 * 60 * 1000;
 /// Wrong passphrases before there is a pause.
 const FREE_TRIES: u64 = 5;
 /// The first pause; each wrong one after it doubles it.
@@ -36,7 +33,7 @@ const LONGEST_PAUSE_MS: u64 = 15 * 60 * 1000;
 pub const RESET_AFTER_MS: u64 = 3 * 24 * 60 * 60 * 1000;
 /// And for this long from then on.
 pub const RESET_OPEN_MS: u64 = 7 * 24 * 60 * 60 * 1000;
-/// Terminals that are open at once, and accounts whose passphrase is tried at once.
+/// Accounts whose passphrase is tried at once.
 const MAX_KEPT: usize = 4096;
 
 /// How an act was allowed.
@@ -50,57 +47,6 @@ pub enum Shown {
     Before(u64),
 }
 
-/// For whom the proof of one read serves the next.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Opened {
-    account: AccountId,
-    session: SessionId,
-    terminal: TerminalSession,
-    /// Whose keys: the program of a `run` sits in the terminal that was just opened, and is to
-    /// have no other agent's.
-    agent: WalletAddress,
-}
-
-/// Terminals that proved presence a short time ago; in memory alone.
-#[derive(Default)]
-pub struct OpenTerminals(SyncMutex<HashMap<Opened, Timestamp>>);
-
-impl OpenTerminals {
-    fn proven_at(&self, of: Opened, now: Timestamp) -> Option<Timestamp> {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&of).copied().filter(|at| now.since_ms(*at) < OPEN_MS)
-    }
-
-    /// The newest proof that opens anything to this terminal.
-    fn newest(
-        &self,
-        account: AccountId,
-        session: SessionId,
-        terminal: TerminalSession,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = open.iter().filter(|(of, at)| {
-            (of.account, of.session, of.terminal) == (account, session, terminal)
-                && now.since_ms(**at) < OPEN_MS
-        });
-        ours.map(|(_, at)| *at).max()
-    }
-
-    fn open(&self, of: Opened, now: Timestamp) {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, at| now.since_ms(*at) < OPEN_MS);
-        if open.len() < MAX_KEPT {
-            open.insert(of, now);
-        }
-    }
-
-    fn close(&self, account: AccountId) {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|of, _| of.account != account);
-    }
-}
-
 /// Tries of one account's passphrase are looked at one after the other.
 #[derive(Default)]
 pub struct TryingPassphrase(SyncMutex<HashMap<AccountId, Arc<Mutex<()>>>>);
@@ -112,15 +58,6 @@ impl TryingPassphrase {
             seats.retain(|_, seat| Arc::strong_count(seat) > 1);
         }
         seats.entry(account).or_default().clone()
-    }
-}
-
-/// The terminal session of a peer, if it has one that can be told; of now, since a connection can
-/// be handed on.
-fn terminal(peer: &Peer) -> Option<TerminalSession> {
-    match peer {
-        Peer::Unix(peer) => peer.process.as_ref()?.terminal_session(),
-        Peer::Address(_) => None,
     }
 }
 
@@ -174,13 +111,6 @@ fn seen_of(access: &Access) -> String {
         }
         Some(Peer::Address(address)) => format!(" (as it claims; seen: from {address})"),
         None => String::new(),
-    }
-}
-
-impl Access {
-    fn opened(&self, agent: WalletAddress) -> Option<Opened> {
-        let terminal = self.peer.as_ref().and_then(terminal)?;
-        Some(Opened { account: self.account_id(), session: self.session_id, terminal, agent })
     }
 }
 
@@ -346,10 +276,7 @@ impl Inner {
         access.master()?;
         let row = &access.account.row;
         let tries = self.load::<TriesRow>(keys::tries(row.id)).await?;
-        let terminal = access.peer.as_ref().and_then(terminal);
-        let proven = terminal.and_then(|terminal| {
-            self.open_terminals.newest(row.id, access.session_id, terminal, access.now)
-        });
+        let open_until = self.open_terminals.open_until(access);
         let tries = tries.as_ref();
         Ok(Presence {
             level: row.level(),
@@ -357,7 +284,7 @@ impl Inner {
             reset: row.reset.clone().filter(|reset| access.now < reset.until),
             wrong: tries.map_or(0, |tries| tries.row.wrong),
             slowed_until: tries.map(|tries| tries.row.until).filter(|until| access.now < *until),
-            open_until: proven.map(|at| at.plus_ms(OPEN_MS)),
+            open_until,
         })
     }
 
