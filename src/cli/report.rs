@@ -66,6 +66,7 @@ pub fn exit_code(code: Code) -> u8 {
         | Code::AlreadyDelivered
         | Code::TooLarge
         | Code::RateLimited
+        | Code::ProvisionFailed
         | Code::Internal => 1,
     }
 }
@@ -244,6 +245,6 @@ mod tests {
     #[test]
     fn every_code_has_the_exit_code_that_the_documentation_lists() {
         let codes: Vec<_> = Code::ALL.iter().map(|code| exit_code(*code)).collect();
-        assert_eq!(codes, [6, 3, 4, 4, 4, 1, 1, 5, 1, 2, 1, 1, 7]);
+        assert_eq!(codes, [6, 3, 4, 4, 4, 1, 1, 5, 1, 2, 1, 1, 7, 1]);
     }
 }

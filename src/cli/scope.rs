@@ -27,7 +27,8 @@ use crate::core::scope::Scope;
     example = "agentkeys scope my-agent --services openrouter,github",
     example = "agentkeys scope my-agent --read-only",
     example = "agentkeys scope my-agent --no-services",
-    example = "agentkeys scope my-agent --all-services --read-write"
+    example = "agentkeys scope my-agent --all-services --read-write",
+    example = "agentkeys scope my-agent --provision openrouter"
 )]
 /// see above
 pub struct ScopeArgs {
@@ -46,6 +47,12 @@ pub struct ScopeArgs {
     /// it may read and store
     #[argh(switch)]
     read_write: bool,
+    /// keys of these services may be made for it
+    #[argh(option, arg_name = "a,b")]
+    provision: Option<String>,
+    /// no key may be made for it
+    #[argh(switch)]
+    no_provision: bool,
     /// agent
     #[argh(positional, arg_name = "[agent]")]
     words: Vec<String>,
@@ -55,17 +62,19 @@ pub struct ScopeArgs {
 #[derive(PartialEq, Eq, Debug)]
 struct Change {
     services: Option<Option<BTreeSet<ServiceName>>>,
+    provision: Option<BTreeSet<ServiceName>>,
     read_only: Option<bool>,
 }
 
 impl Change {
     fn is_none(&self) -> bool {
-        self.services.is_none() && self.read_only.is_none()
+        *self == Self { services: None, provision: None, read_only: None }
     }
 
     fn of(&self, now: &Scope) -> Scope {
         Scope {
             services: self.services.clone().unwrap_or_else(|| now.services.clone()),
+            provision: self.provision.clone().unwrap_or_else(|| now.provision.clone()),
             read_only: self.read_only.unwrap_or(now.read_only),
         }
     }
@@ -107,7 +116,19 @@ impl TryFrom<ScopeArgs> for SetScope {
                 ));
             }
         };
-        Ok(Self { agent, change: Change { services, read_only } })
+        let provision = match (raw.provision, raw.no_provision) {
+            (None, false) => None,
+            (Some(list), false) => Some(self::services("--provision", &list)?),
+            (None, true) => Some(BTreeSet::new()),
+            (Some(_), true) => {
+                return Err(usage(
+                    "--provision and --no-provision exclude each other",
+                    "one names services that keys may be made for, the other forbids it",
+                    "leave one of them out",
+                ));
+            }
+        };
+        Ok(Self { agent, change: Change { services, provision, read_only } })
     }
 }
 
@@ -230,6 +251,8 @@ mod tests {
             no_services: false,
             read_only: false,
             read_write: false,
+            provision: None,
+            no_provision: false,
             words: vec!["my-agent".to_owned()],
         }
     }
@@ -249,6 +272,10 @@ mod tests {
         assert_eq!(set(ScopeArgs { no_services: true, ..raw() }, "a"), "no service");
         let all = ScopeArgs { all_services: true, read_only: true, ..raw() };
         assert_eq!(set(all, "a"), "read all of the agent's services, later ones too");
+        let made = ScopeArgs { provision: list(), ..raw() };
+        assert_eq!(set(made, "github,+a"), "read and store a, github; have keys made for github");
+        let none = ScopeArgs { no_provision: true, ..raw() };
+        assert_eq!(set(none, "+a"), "read and store a");
     }
 
     #[test]
@@ -259,6 +286,7 @@ mod tests {
             ScopeArgs { services: list(), no_services: true, ..raw() },
             ScopeArgs { no_services: true, all_services: true, ..raw() },
             ScopeArgs { read_only: true, read_write: true, ..raw() },
+            ScopeArgs { provision: list(), no_provision: true, ..raw() },
             ScopeArgs { services: Some(String::new()), ..raw() },
             ScopeArgs { words: vec!["a".to_owned(), "b".to_owned()], ..raw() },
         ] {
@@ -274,6 +302,8 @@ mod tests {
                 version: 1,
                 kept: 0,
                 stored_at: Timestamp(0),
+                expires_at: None,
+                made: false,
             })
             .into();
         let lie = |text| {

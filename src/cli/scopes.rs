@@ -34,7 +34,8 @@ pub fn services(field: &str, list: &str) -> Result<BTreeSet<ServiceName>, Proble
     Ok(names)
 }
 
-/// Reads `a,b`, `all` or `none`, each with `:ro` behind it or without.
+/// Reads `a,b`, `all` or `none`, each with `:ro` behind it or without. `+a` in the list is `a`, and
+/// that keys of it may be made.
 ///
 /// # Errors
 /// It is none of them.
@@ -43,12 +44,20 @@ pub fn short_form(field: &str, text: &str) -> Result<Scope, Problem> {
         Some(list) => (list, true),
         None => (text, false),
     };
-    let services = match list {
-        "all" => None,
-        "none" => Some(BTreeSet::new()),
-        list => Some(services(field, list)?),
+    let (made, named): (Vec<&str>, Vec<&str>) =
+        list.split(',').map(str::trim).partition(|word| word.starts_with('+'));
+    let made: Vec<&str> = made.iter().map(|word| &word[1..]).collect();
+    let provision = match made.as_slice() {
+        [] => BTreeSet::new(),
+        made => services(field, &made.join(","))?,
     };
-    Ok(Scope { services, read_only })
+    let services = match named.join(",").as_str() {
+        "all" => None,
+        "none" => Some(provision.clone()),
+        "" if !provision.is_empty() => Some(provision.clone()),
+        list => Some(&services(field, list)? | &provision),
+    };
+    Ok(Scope { services, provision, read_only })
 }
 
 /// What `to` allows that `from` does not, and the other way round, in words.
@@ -62,6 +71,9 @@ pub struct Difference {
 /// Compares two scopes.
 pub fn difference(from: &Scope, to: &Scope) -> Difference {
     let (mut added, mut taken) = beyond(from, to);
+    let made = |name: &ServiceName| format!("to have keys made for {name}");
+    added.extend(to.provision.difference(&from.provision).map(made));
+    taken.extend(from.provision.difference(&to.provision).map(made));
     match (from.read_only, to.read_only) {
         (true, false) => added.push("to store".to_owned()),
         (false, true) => taken.push("to store".to_owned()),
@@ -110,6 +122,11 @@ mod tests {
         assert_eq!(text("github,openrouter:ro").unwrap(), "read github, openrouter");
         assert_eq!(text("OpenRouter").unwrap(), "read and store openrouter");
         assert_eq!(text("none").unwrap(), "no service");
+        assert_eq!(text("a,+b:ro").unwrap(), "read a, b; have keys made for b");
+        assert_eq!(text("+b").unwrap(), "read and store b; have keys made for b");
+        let all = "read and store all of the agent's services, later ones too";
+        assert_eq!(text("all,+b").unwrap(), format!("{all}; have keys made for b"));
+        assert_eq!(text("none,+b"), text("+b"));
         assert!(text("all:ro").unwrap().starts_with("read all"));
         for bad in ["", ":ro", "a,,b", "a b", "a:rw"] {
             assert_eq!(text(bad), None, "{bad}");
@@ -135,6 +152,8 @@ mod tests {
             format!("+ {} - {}", or_nothing(&added), or_nothing(&taken))
         };
         assert_eq!(said("a,b", "b,a"), "+ nothing - nothing");
+        assert_eq!(said("a,b", "a,+b"), "+ to have keys made for b - nothing");
+        assert_eq!(said("all,+b", "all"), "+ nothing - to have keys made for b");
         assert_eq!(said("a,b", "b,c,d"), "+ c, d - a");
         assert_eq!(said("a:ro", "a"), "+ to store - nothing");
         assert_eq!(said("all", "all:ro"), "+ nothing - to store");

@@ -15,6 +15,7 @@ use super::otp::{Otp, PairCode};
 use super::payment::PaymentRail;
 use super::presence::{NewLevel, Presence, Reset};
 use super::problem::Answer;
+use super::provision::{self, NewProvider, Provider, Provisioned};
 use super::scope::Scope;
 use super::secret::SecretBytes;
 use super::set_back::{Compared, SetBack};
@@ -323,6 +324,12 @@ pub struct CredentialSummary {
     pub kept: u64,
     /// When this version was stored.
     pub stored_at: Timestamp,
+    /// Until when it holds, for one that its service gave a time; it is renewed in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Whether the backend had it made by its service, and ends it there when it is revoked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub made: bool,
 }
 
 /// A credential as a batch read hands it out.
@@ -569,6 +576,51 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
         session: &SessionToken,
         identity: &AgentIdentity,
     ) -> Answer<AgentSummary>;
+
+    /// Sees to it that an agent has a key of a service: the one that is there, or one that the
+    /// service makes for it. May be called again: no second key is made.
+    ///
+    /// # Errors
+    /// `DENIED` where the scope does not name it, `NOT_FOUND` where the account has no way set
+    /// up, `PROVISION_FAILED` with the step at which it stopped.
+    async fn provision(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<Provisioned> {
+        let _ = (session, agent);
+        Err(provision::no_way(service))
+    }
+
+    /// Sets up how keys of a service are got, for all agents of the account.
+    async fn set_provider(
+        &self,
+        session: &SessionToken,
+        service: &ServiceName,
+        provider: &NewProvider,
+    ) -> Answer<Provider> {
+        let _ = (session, provider);
+        Err(provision::no_way(service))
+    }
+
+    /// Forgets how keys of a service are got. Refused while keys are there that it made.
+    async fn remove_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+        let _ = session;
+        Err(provision::no_way(service))
+    }
+
+    /// How keys are got, by service; never a secret.
+    async fn list_providers(&self, session: &SessionToken) -> Answer<Vec<Provider>> {
+        let _ = session;
+        Ok(Vec::new())
+    }
+
+    /// Asks the service whether what was set up still works there. Makes nothing.
+    async fn check_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+        let _ = session;
+        Err(provision::no_way(service))
+    }
 
     /// Shows a head of the account's log that was seen before; one that the log does not have in
     /// it is put on record, and stops what raises rights. The session may be missing: the head

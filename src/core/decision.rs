@@ -138,8 +138,9 @@ pub struct Expected<'a> {
     pub otp: Otp,
     /// The pair code that it showed.
     pub pair_code: PairCode,
-    /// The scope it asked for; the grant may be no wider.
-    pub asked: Scope,
+    /// The scope it asked for; the grant may be no wider. Absent where it asked for none, and
+    /// is given what its agent has.
+    pub asked: Option<Scope>,
     /// Account and master key, when they are known beforehand.
     pub pinned: Option<(AccountId, PublicKey)>,
 }
@@ -200,7 +201,8 @@ impl Decision {
         if let Some(granted) = &self.granted {
             let named = expected.details.wallet();
             must(named.is_none_or(|wallet| wallet == granted.agent), Mistrust::OtherAgent)?;
-            must(granted.scope.within(&expected.asked), Mistrust::Wider)?;
+            let asked = expected.asked.as_ref();
+            must(asked.is_none_or(|asked| granted.scope.within(asked)), Mistrust::Wider)?;
         }
         UnparsedPublicKey::new(&ED25519, self.master_key.0)
             .verify(&self.digest().0, &self.signature.0)

@@ -13,7 +13,6 @@ use super::claim::Reason;
 use super::identity::ServiceName;
 use super::pin::Fingerprint;
 use super::problem::Problem;
-use super::scope::Scope;
 use super::secret::SecretBytes;
 use super::types::{Timestamp, WalletAddress};
 
@@ -231,13 +230,4 @@ pub struct Reply<T> {
 
 const fn none<T>() -> Option<T> {
     None
-}
-
-/// What the scope of a wish is: the present one and one service more.
-pub fn widened(scope: &Scope, service: &ServiceName) -> Scope {
-    let mut wider = scope.clone();
-    if let Some(services) = &mut wider.services {
-        services.insert(service.clone());
-    }
-    wider
 }

@@ -18,6 +18,7 @@ pub mod payment;
 pub mod pin;
 pub mod presence;
 pub mod problem;
+pub mod provision;
 pub mod scope;
 pub mod seal;
 pub mod secret;

@@ -39,11 +39,13 @@ pub enum Code {
     Internal,
     /// The backend cannot do it now.
     Unavailable,
+    /// A key could not be got from its service; `step` says where it stopped.
+    ProvisionFailed,
 }
 
 impl Code {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Unauthorized,
         Self::Denied,
         Self::NotFound,
@@ -57,6 +59,7 @@ impl Code {
         Self::RateLimited,
         Self::Internal,
         Self::Unavailable,
+        Self::ProvisionFailed,
     ];
 
     /// The HTTP status that goes with it.
@@ -71,6 +74,7 @@ impl Code {
             Self::Invalid => 422,
             Self::RateLimited => 429,
             Self::Internal => 500,
+            Self::ProvisionFailed => 502,
             Self::Unavailable => 503,
         }
     }
@@ -91,6 +95,7 @@ impl Code {
             Self::RateLimited => "too many tries",
             Self::Internal => "internal error",
             Self::Unavailable => "unavailable",
+            Self::ProvisionFailed => "no key was got",
         }
     }
 
@@ -110,6 +115,7 @@ impl Code {
             Self::RateLimited => "rate_limited",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
+            Self::ProvisionFailed => "provision_failed",
         }
     }
 }
@@ -139,6 +145,9 @@ pub struct Fields {
     /// agent again helps. Absent when it is not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pair_again: bool,
+    /// The step at which getting a key stopped, for `PROVISION_FAILED`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// What is to be signed before the act is done; absent where no presence is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence: Option<Demand>,
@@ -167,6 +176,7 @@ impl Problem {
             fix: fix.into(),
             retry_after: None,
             pair_again: false,
+            step: None,
             presence: None,
         }))
     }
@@ -180,6 +190,12 @@ impl Problem {
     /// The same, where nothing but pairing the agent again helps.
     pub fn pair_again(mut self) -> Self {
         self.0.pair_again = true;
+        self
+    }
+
+    /// The same, with the step at which it stopped.
+    pub fn at_step(mut self, step: impl Into<String>) -> Self {
+        self.0.step = Some(step.into());
         self
     }
 

@@ -11,27 +11,52 @@ use super::identity::ServiceName;
 /// Most services one scope may name.
 pub const MAX_SERVICES: usize = 256;
 
-/// Which services, and whether it may also store.
+/// Which services, for which of them it may get keys of its own, and whether it may also store.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 pub struct Scope {
     /// Absent: all that the agent has, later ones too. Empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded")]
     pub services: Option<BTreeSet<ServiceName>>,
+    /// For which services it may have a key made that it lacks. Absent: for none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "names")]
+    pub provision: BTreeSet<ServiceName>,
     /// Whether storing is refused.
     #[serde(default)]
     pub read_only: bool,
 }
 
 impl Scope {
-    /// Every service that the agent has, reading and storing.
+    /// Every service that the agent has, reading and storing. Getting keys is not in it: that
+    /// can cost money, so each service is named.
     pub const fn everything() -> Self {
-        Self { services: None, read_only: false }
+        Self { services: None, provision: BTreeSet::new(), read_only: false }
     }
 
     /// Whether credentials of `service` are inside this scope.
     pub fn allows(&self, service: &ServiceName) -> bool {
         self.services.as_ref().is_none_or(|services| services.contains(service))
+    }
+
+    /// Whether a key of `service` may be made for who has this scope.
+    pub fn may_provision(&self, service: &ServiceName) -> bool {
+        self.allows(service) && self.provision.contains(service)
+    }
+
+    /// This scope and, in it, that keys of `service` may be made.
+    pub fn provisioning(&self, service: &ServiceName) -> Self {
+        let mut wider = self.with(service);
+        wider.provision.insert(service.clone());
+        wider
+    }
+
+    /// This scope and one service more.
+    pub fn with(&self, service: &ServiceName) -> Self {
+        let mut wider = self.clone();
+        if let Some(services) = &mut wider.services {
+            services.insert(service.clone());
+        }
+        wider
     }
 
     /// What both scopes allow.
@@ -40,7 +65,8 @@ impl Scope {
             (None, any) | (any, None) => any.clone(),
             (Some(a), Some(b)) => Some(a.intersection(b).cloned().collect()),
         };
-        Self { services, read_only: self.read_only || other.read_only }
+        let provision = self.provision.intersection(&other.provision).cloned().collect();
+        Self { services, provision, read_only: self.read_only || other.read_only }
     }
 
     /// Whether this scope allows nothing that `wider` does not.
@@ -50,13 +76,15 @@ impl Scope {
             (None, Some(_)) => false,
             (Some(a), Some(b)) => a.is_subset(b),
         };
-        services && (self.read_only || !wider.read_only)
+        let provision = self.provision.is_subset(&wider.provision);
+        services && provision && (self.read_only || !wider.read_only)
     }
 
-    /// Whether it names no more than [`MAX_SERVICES`]. What was read is; what a program put
-    /// together may not be.
+    /// Whether each of its lists names no more than [`MAX_SERVICES`]. What was read is; what a
+    /// program put together may not be.
     pub fn is_bounded(&self) -> bool {
         self.services.as_ref().is_none_or(|services| services.len() <= MAX_SERVICES)
+            && self.provision.len() <= MAX_SERVICES
     }
 }
 
@@ -88,10 +116,14 @@ impl<'de> Deserialize<'de> for Scope {
     }
 }
 
-/// Reads the list when there is one: at most [`MAX_SERVICES`] names, none twice. `null` is
-/// refused: only an absent list means everything, so a program that meant "none" is not
-/// given all.
+/// Reads the list when there is one. `null` is refused: only an absent list means everything,
+/// so a program that meant "none" is not given all.
 fn bounded<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BTreeSet<ServiceName>>, D::Error> {
+    names(d).map(Some)
+}
+
+/// Reads a list of at most [`MAX_SERVICES`] names, none twice.
+fn names<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeSet<ServiceName>, D::Error> {
     struct Names;
 
     impl<'de> Visitor<'de> for Names {
@@ -117,20 +149,24 @@ fn bounded<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BTreeSet<ServiceNam
         }
     }
 
-    d.deserialize_seq(Names).map(Some)
+    d.deserialize_seq(Names)
 }
 
 impl fmt::Display for Scope {
     /// In words, as a person is asked to approve it.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let verb = if self.read_only { "read" } else { "read and store" };
+        let list = |names: &BTreeSet<ServiceName>| {
+            names.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(", ")
+        };
         match &self.services {
-            None => write!(f, "{verb} all of the agent's services, later ones too"),
-            Some(services) if services.is_empty() => f.write_str("no service"),
-            Some(services) => {
-                let names: Vec<_> = services.iter().map(ServiceName::as_str).collect();
-                write!(f, "{verb} {}", names.join(", "))
-            }
+            None => write!(f, "{verb} all of the agent's services, later ones too")?,
+            Some(services) if services.is_empty() => f.write_str("no service")?,
+            Some(services) => write!(f, "{verb} {}", list(services))?,
         }
+        if self.provision.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; have keys made for {}", list(&self.provision))
     }
 }

@@ -56,6 +56,12 @@ impl Purpose {
         Self { info: b"AgentKeys-v1-Credential", bound }
     }
 
+    /// An account's own secret at a service, on its way to the backend.
+    pub fn provider(account: AccountId, service: &ServiceName) -> Self {
+        let bound = Frame::new("provider").field(&account.0).field(service.as_str().as_bytes());
+        Self { info: b"AgentKeys-v1-Provider", bound }
+    }
+
     /// A payload on its way to the daemon that opened `request`.
     pub fn payload(request: RequestId) -> Self {
         Self { info: b"AgentKeys-v1-Payload", bound: Frame::new("payload").field(&request.0) }

@@ -254,9 +254,9 @@ impl Request {
             otp: self.opened.otp,
             pair_code: self.opened.pair_code,
             asked: match &self.details {
-                Details::Pair(pair) => pair.scope.clone(),
-                Details::ScopeChange(change) => change.scope.clone(),
-                _ => Scope::everything(),
+                Details::Pair(pair) => Some(pair.scope.clone()),
+                Details::ScopeChange(change) => Some(change.scope.clone()),
+                _ => None,
             },
             pinned: pinned.identity.as_ref().map(|known| (known.account, known.master_key)),
         }

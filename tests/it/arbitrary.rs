@@ -85,20 +85,22 @@ fn wide_scope(g: &mut Gen) -> Scope {
         let count = if u8::arbitrary(g) % 16 == 0 { 256 } else { usize::arbitrary(g) % 6 };
         (0..count).map(|_| name::<ServiceName>(g)).collect()
     });
-    Scope { services, read_only: bool::arbitrary(g) }
+    let count = usize::arbitrary(g) % 4;
+    let provision = (0..count).map(|_| name::<ServiceName>(g)).collect();
+    Scope { services, provision, read_only: bool::arbitrary(g) }
 }
 
 impl Arbitrary for AnyScope {
     fn arbitrary(g: &mut Gen) -> Self {
-        let services = maybe(g, |g| {
+        let few = |g: &mut Gen| {
             let kept = u8::arbitrary(g);
             let names = ["a", "b", "c", "d"].iter().enumerate();
             names
                 .filter(|(at, _)| kept >> at & 1 == 1)
                 .map(|(_, name)| name.parse().expect("a service"))
                 .collect()
-        });
-        Self(Scope { services, read_only: bool::arbitrary(g) })
+        };
+        Self(Scope { services: maybe(g, few), provision: few(g), read_only: bool::arbitrary(g) })
     }
 }
 

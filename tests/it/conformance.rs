@@ -167,8 +167,12 @@ async fn scopes_and_children(backend: &dyn AccountBackend) {
     let wallet = home.agent("one").await;
     home.store(wallet, "openrouter", b"sk-1").await.expect("stored");
     home.store(wallet, "anthropic", b"sk-2").await.expect("stored");
-    let some = Scope { services: Some([service("anthropic")].into()), read_only: true };
-    let none = Scope { services: Some([].into()), read_only: false };
+    let some = Scope {
+        services: Some([service("anthropic")].into()),
+        read_only: true,
+        ..Scope::default()
+    };
+    let none = Scope { services: Some([].into()), read_only: false, ..Scope::default() };
     let all = home.child("one", Scope::everything()).await;
     let some = home.child("one", some).await;
     let none = home.child("one", none).await;
@@ -197,7 +201,11 @@ async fn scopes_and_children(backend: &dyn AccountBackend) {
         backend.store_credential(&some.session, &id("one"), &service("anthropic"), sealed).await;
     assert_eq!(problem(by_reader).code, Code::Denied);
     // The master sets it, and each session obeys it at once: no wider than before by itself.
-    let only = Scope { services: Some([service("openrouter")].into()), read_only: false };
+    let only = Scope {
+        services: Some([service("openrouter")].into()),
+        read_only: false,
+        ..Scope::default()
+    };
     let set = backend.set_scope(&home.session, &id("one"), only.clone()).await.expect("set");
     assert_eq!((set.wallet, &set.scope), (wallet, &only));
     home.read(&all.session, "one", "openrouter").await.expect("released");

@@ -214,7 +214,9 @@ async fn a_scope_is_what_a_child_reads_and_stores() {
     let none = alice.child("my-agent", scope(&[])).await;
     let one = alice.child("my-agent", scope(&["anthropic"])).await;
     let all = alice.child("my-agent", Scope::everything()).await;
-    let reader = alice.child("my-agent", Scope { services: None, read_only: true }).await;
+    let reader = alice
+        .child("my-agent", Scope { services: None, read_only: true, ..Scope::default() })
+        .await;
     alice.store("my-agent", "later", b"sk-later").await;
 
     let before = alice.events().await.len();

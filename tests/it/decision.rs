@@ -49,7 +49,11 @@ impl Case {
             account: AccountId([6; 16]),
             granted: Some(Granted {
                 agent: AGENT,
-                scope: Scope { services: Some(["a".parse().unwrap()].into()), read_only: true },
+                scope: Scope {
+                    services: Some(["a".parse().unwrap()].into()),
+                    read_only: true,
+                    ..Scope::default()
+                },
                 expires_at: Timestamp(1_775_745_200_000),
                 session_hash: Some(Hash32::of(PAYLOAD)),
             }),
@@ -70,9 +74,9 @@ impl Case {
             keys: &d.child_pubkey,
         };
         let asked = match &self.details {
-            Details::Pair(pair) => pair.scope.clone(),
-            Details::ScopeChange(change) => change.scope.clone(),
-            _ => Scope::everything(),
+            Details::Pair(pair) => Some(pair.scope.clone()),
+            Details::ScopeChange(change) => Some(change.scope.clone()),
+            _ => None,
         };
         Expected {
             request_id: d.request_id,
@@ -206,12 +210,24 @@ fn a_wider_grant_is_refused() {
     let case = Case::new();
     let services = |names: &[&str]| Some(names.iter().map(|n| n.parse().unwrap()).collect());
     let give = |scope: Scope| case.signed_again(move |d| granted(d).scope = scope);
-    assert_eq!(give(Scope { services: services(&["a", "b"]), read_only: true }), Ok(()));
-    assert_eq!(give(Scope { services: services(&[]), read_only: true }), Ok(()));
+    assert_eq!(
+        give(Scope { services: services(&["a", "b"]), read_only: true, ..Scope::default() }),
+        Ok(())
+    );
+    assert_eq!(
+        give(Scope { services: services(&[]), read_only: true, ..Scope::default() }),
+        Ok(())
+    );
     let wider = Err(Mistrust::Wider);
-    assert_eq!(give(Scope { services: services(&["a", "c"]), read_only: true }), wider);
-    assert_eq!(give(Scope { services: None, read_only: true }), wider);
-    assert_eq!(give(Scope { services: services(&["a"]), read_only: false }), wider);
+    assert_eq!(
+        give(Scope { services: services(&["a", "c"]), read_only: true, ..Scope::default() }),
+        wider
+    );
+    assert_eq!(give(Scope { services: None, read_only: true, ..Scope::default() }), wider);
+    assert_eq!(
+        give(Scope { services: services(&["a"]), read_only: false, ..Scope::default() }),
+        wider
+    );
     assert_eq!(give(Scope::everything()), wider);
 }
 

@@ -307,7 +307,11 @@ pub fn service(text: &str) -> ServiceName {
 
 /// A scope of these services, reading and storing.
 pub fn scope(services: &[&str]) -> Scope {
-    Scope { services: Some(services.iter().map(|name| service(name)).collect()), read_only: false }
+    Scope {
+        services: Some(services.iter().map(|name| service(name)).collect()),
+        read_only: false,
+        ..Scope::default()
+    }
 }
 
 /// The problem that an operation was refused with.

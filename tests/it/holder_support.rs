@@ -157,6 +157,8 @@ impl SessionHolder for Fake {
             version: 1,
             kept: 0,
             stored_at,
+            expires_at: None,
+            made: false,
         };
         let credentials = self.credentials.lock().unwrap().keys().map(one).collect();
         Ok(Listing { agent: AGENT, credentials })

@@ -87,7 +87,11 @@ pub fn agent_summary() -> AgentSummary {
 }
 
 pub fn scope() -> Scope {
-    Scope { services: Some(["openrouter".parse().unwrap()].into()), read_only: true }
+    Scope {
+        services: Some(["openrouter".parse().unwrap()].into()),
+        read_only: true,
+        ..Scope::default()
+    }
 }
 
 pub fn details() -> Details {
@@ -209,6 +213,8 @@ pub fn credential_summary() -> CredentialSummary {
         version: 3,
         kept: 2,
         stored_at: Timestamp(8_000),
+        expires_at: None,
+        made: false,
     }
 }
 

@@ -177,6 +177,8 @@ impl SessionHolder for Fake {
             version: 3,
             kept: 2,
             stored_at: Timestamp(1_775_745_127_000),
+            expires_at: None,
+            made: false,
         });
         Ok(Listing { agent: Self::agent(), credentials: credentials.collect() })
     }

@@ -11,18 +11,19 @@ fn read(value: serde_json::Value) -> Result<Scope, serde_json::Error> {
 }
 
 /// What a scope lets somebody do, spelled out over a few services.
-fn acts(scope: &Scope) -> Vec<(bool, bool)> {
+fn acts(scope: &Scope) -> Vec<(bool, bool, bool)> {
     ["a", "b", "c", "d", "later"]
         .iter()
         .map(|name| {
-            let allowed = scope.allows(&name.parse().unwrap());
-            (allowed, allowed && !scope.read_only)
+            let service = name.parse().unwrap();
+            let allowed = scope.allows(&service);
+            (allowed, allowed && !scope.read_only, scope.may_provision(&service))
         })
         .collect()
 }
 
 fn no_more(narrow: &Scope, wide: &Scope) -> bool {
-    acts(narrow).iter().zip(acts(wide)).all(|(n, w)| n.0 <= w.0 && n.1 <= w.1)
+    acts(narrow).iter().zip(acts(wide)).all(|(n, w)| n.0 <= w.0 && n.1 <= w.1 && n.2 <= w.2)
 }
 
 quickcheck! {
@@ -38,8 +39,18 @@ quickcheck! {
         !(a.0.within(&b.0) && b.0.within(&a.0)) || a.0 == b.0
     }
 
+    /// Getting keys apart, which is named for each service or is not given.
     fn everything_is_the_widest(a: AnyScope) -> bool {
-        a.0.within(&Scope::everything()) && a.0.and(&Scope::everything()) == a.0
+        let a = Scope { provision: Default::default(), ..a.0 };
+        a.within(&Scope::everything()) && a.and(&Scope::everything()) == a
+    }
+
+    fn having_keys_made_is_more_than_reading(a: AnyScope) -> bool {
+        let service = "b".parse().unwrap();
+        let wider = a.0.provisioning(&service);
+        wider.may_provision(&service)
+            && a.0.within(&wider)
+            && a.0.may_provision(&service) == (wider == a.0)
     }
 
     fn and_is_commutative(a: AnyScope, b: AnyScope) -> bool {
@@ -73,7 +84,7 @@ quickcheck! {
 
     fn and_allows_just_what_both_allow(a: AnyScope, b: AnyScope) -> bool {
         let each = acts(&a.0).into_iter().zip(acts(&b.0));
-        acts(&a.0.and(&b.0)) == each.map(|(x, y)| (x.0 && y.0, x.1 && y.1)).collect::<Vec<_>>()
+        acts(&a.0.and(&b.0)) == each.map(|(x, y)| (x.0 && y.0, x.1 && y.1, x.2 && y.2)).collect::<Vec<_>>()
     }
 
     fn scopes_read_back(a: AnyScope) -> bool {
@@ -113,6 +124,9 @@ fn loose_forms_are_refused() {
         json!({ "services": "a" }),
         json!({ "services": ["a", "A"] }),
         json!({ "services": ["a", "a"] }),
+        json!({ "provision": null }),
+        json!({ "provision": ["a", "a"] }),
+        json!({ "provision": "a" }),
         json!({ "services": [1] }),
         json!({ "services": [""] }),
         json!({ "services": { "a": true } }),
@@ -130,6 +144,7 @@ fn a_list_is_read_up_to_its_limit() {
     let most = read(json!({ "services": names(MAX_SERVICES) })).unwrap();
     assert!(most.is_bounded());
     assert!(read(json!({ "services": names(MAX_SERVICES + 1) })).is_err());
+    assert!(read(json!({ "provision": names(MAX_SERVICES + 1) })).is_err());
     let services = names(MAX_SERVICES + 1).iter().map(|n| n.parse().unwrap()).collect();
-    assert!(!Scope { services: Some(services), read_only: false }.is_bounded());
+    assert!(!Scope { services: Some(services), read_only: false, ..Scope::default() }.is_bounded());
 }

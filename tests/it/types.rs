@@ -53,7 +53,9 @@ fn session_serialize_roundtrip() {
         for read_only in [false, true] {
             let services =
                 services.as_ref().map(|names| names.iter().map(|n| n.parse().unwrap()).collect());
-            survives(&Scope { services, read_only });
+            survives(&Scope { services: services.clone(), read_only, ..Scope::default() });
+            let provision = ["a".parse().unwrap()].into();
+            survives(&Scope { services, provision, read_only });
         }
     }
     let wallet = WalletAddress([0xab; 20]);

@@ -457,5 +457,7 @@ fn summary(row: &CredentialRow) -> CredentialSummary {
         version: row.version,
         kept: row.version - row.oldest,
         stored_at: row.stored_at,
+        expires_at: None,
+        made: false,
     }
 }

@@ -8,9 +8,7 @@ use crate::core::auth_request::{Details, KeyRotate, ScopeChange};
 use crate::core::backend::Release;
 use crate::core::claim::Reason;
 use crate::core::decision::Mistrust;
-use crate::core::holder::{
-    Access, Held, Listing, SessionHolder, SessionState, Standing, Waiting, widened,
-};
+use crate::core::holder::{Access, Held, Listing, SessionHolder, SessionState, Standing, Waiting};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Problem;
 use crate::core::secret::SecretBytes;
@@ -98,7 +96,7 @@ impl SessionHolder for Keeper {
             _ => None,
         };
         let base = waits.as_ref().map_or(&me.scope, |(scope, _)| scope);
-        let scope = widened(base, service);
+        let scope = base.with(service);
         match waits {
             Some((asked, waiting)) if asked == scope => return Ok(Access::Waiting(waiting)),
             _ => {}

@@ -219,6 +219,11 @@ fn next(problem: &Problem, about: &About) -> String {
             )
         }
         Code::Internal => "try once more; if it stays, tell your user.".to_owned(),
+        Code::ProvisionFailed => {
+            "tell your user, with the step and the reason above; call it again \
+                                  once they have seen to it."
+                .to_owned()
+        }
         Code::Invalid | Code::TooLarge => "correct the arguments and call again.".to_owned(),
         Code::Expired | Code::NoMatch | Code::AlreadyConsumed | Code::AlreadyDelivered => {
             format!("call {} once more: it starts afresh.", about.tool)
@@ -280,6 +285,8 @@ mod tests {
                     version: 1,
                     kept: 0,
                     stored_at: NOW,
+                    expires_at: None,
+                    made: false,
                 })
                 .collect(),
         }

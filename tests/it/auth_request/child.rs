@@ -151,9 +151,9 @@ impl Child {
             otp: self.opened.otp,
             pair_code: self.opened.pair_code,
             asked: match &self.details {
-                Details::Pair(pair) => pair.scope.clone(),
-                Details::ScopeChange(change) => change.scope.clone(),
-                _ => Scope::everything(),
+                Details::Pair(pair) => Some(pair.scope.clone()),
+                Details::ScopeChange(change) => Some(change.scope.clone()),
+                _ => None,
             },
             pinned: self.pinned,
         }

@@ -94,7 +94,7 @@ async fn a_grant_may_be_narrower_and_never_wider() {
     for wider in [
         Scope::everything(),
         scope(&["github", "openrouter", "stripe"]),
-        Scope { services: None, read_only: true },
+        Scope { services: None, read_only: true, ..Scope::default() },
     ] {
         let grant = Grant { scope: Some(wider), ..Grant::default() };
         assert_eq!(code(try_approve(&ada, &child, grant).await), Code::Invalid);
