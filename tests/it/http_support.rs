@@ -213,8 +213,8 @@ pub fn credential_summary() -> CredentialSummary {
         version: 3,
         kept: 2,
         stored_at: Timestamp(8_000),
-        expires_at: None,
-        made: false,
+        expires_at: Some(Timestamp(9_000)),
+        made: true,
     }
 }
 

@@ -219,6 +219,7 @@ fn each_code_has_its_status_and_name() {
         ("RATE_LIMITED", 429),
         ("INTERNAL", 500),
         ("UNAVAILABLE", 503),
+        ("PROVISION_FAILED", 502),
     ];
     assert_eq!(expected.len(), Code::ALL.len());
     for (code, (name, status)) in Code::ALL.into_iter().zip(expected) {
