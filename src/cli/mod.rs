@@ -42,6 +42,9 @@ pub mod link;
 pub mod list;
 pub mod pending;
 pub mod presence;
+pub mod provisioner_list;
+pub mod provisioner_remove;
+pub mod provisioner_set;
 pub mod quickstart;
 pub mod read;
 pub mod reinstate;
@@ -161,6 +164,9 @@ pub const COMMANDS: &[Command] = &[
     command!("reinstate", Agents, reinstate::Reinstate),
     command!("teardown", Agents, teardown::Teardown),
     command!("presence", Agents, presence::SetPresence),
+    command!("provisioner set", Agents, provisioner_set::Set),
+    command!("provisioner list", Agents, provisioner_list::List),
+    command!("provisioner remove", Agents, provisioner_remove::Remove),
     command!("link", Agents, link::Link),
     command!("unlink", Agents, unlink::Unlink),
     command!("usage", Record, usage::Usage),

@@ -143,27 +143,39 @@ pub fn seal_for(
     service: &ServiceName,
     key: &SecretBytes,
 ) -> Result<Vec<u8>, Problem> {
-    let unusable = || {
-        let mut problem = Problem::new(
-            Code::Unavailable,
-            "the backend's shielding key cannot be used",
-            "it is of another suite than this version knows, or does not fit its id",
-            "use the same version on both sides; compare agentkeys --version",
-        );
-        problem.docs = "docs/errors.md#wrong_version".to_owned();
-        problem
-    };
-    if shielding.suite != seal::SUITE || shielding.key_id != KeyId::of(&shielding.public_key) {
-        return Err(unusable());
-    }
+    let shielding = usable(shielding.clone())?;
     let random = random_key()?;
     let purpose = Purpose::credential(account, agent.wallet, service);
     // The plaintext goes into the sealing and nowhere else.
     seal::seal(&shielding.public_key, &purpose, key.expose(), &random).map_err(|_| unusable())
 }
 
+fn unusable() -> Problem {
+    let mut problem = Problem::new(
+        Code::Unavailable,
+        "the backend's shielding key cannot be used",
+        "it is of another suite than this version knows, or does not fit its id",
+        "use the same version on both sides; compare agentkeys --version",
+    );
+    problem.docs = "docs/errors.md#wrong_version".to_owned();
+    problem
+}
+
+/// The shielding key, if this version can seal to it.
+///
+/// # Errors
+/// It cannot.
+pub fn usable(shielding: ShieldingKey) -> Result<ShieldingKey, Problem> {
+    let fits =
+        shielding.suite == seal::SUITE && shielding.key_id == KeyId::of(&shielding.public_key);
+    if fits { Ok(shielding) } else { Err(unusable()) }
+}
+
 /// 32 bytes of the system's randomness.
-fn random_key() -> Result<Key32, Problem> {
+///
+/// # Errors
+/// Its generator does not answer.
+pub fn random_key() -> Result<Key32, Problem> {
     use ring::rand::SecureRandom;
     let mut random = Zeroizing::new([0; 32]);
     ring::rand::SystemRandom::new().fill(&mut *random).map_err(|_| {

@@ -59,6 +59,12 @@ pub enum Action {
     HeadContradicted,
     /// The master accepted that the log was set back behind such a head.
     HeadAccepted,
+    /// A key was got for an agent, or the way to get one was handed to its daemon.
+    Provision,
+    /// How keys of a service are got was set up.
+    ProviderSet,
+    /// It was forgotten.
+    ProviderRemove,
     /// The presence level was set, or its reset was asked for or taken back.
     Presence,
 }

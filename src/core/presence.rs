@@ -16,6 +16,7 @@ use super::frame::Frame;
 use super::identity::{AgentIdentity, ServiceName};
 use super::passphrase::{self, Cost, StretchError};
 use super::payment::{Amount, Layer};
+use super::provision::NewProvider;
 use super::scope::Scope;
 use super::secret::{Key32, SecretBytes};
 use super::types::{
@@ -160,6 +161,13 @@ pub enum Act<'a> {
         /// The name.
         identity: &'a AgentIdentity,
     },
+    /// Setting up how keys of a service are got: agents can then have some made.
+    SetProvider {
+        /// For which service.
+        service: &'a ServiceName,
+        /// What.
+        provider: &'a NewProvider,
+    },
     /// Giving an agent an amount.
     Fund {
         /// Which.
@@ -192,6 +200,7 @@ impl Act<'_> {
             Self::SetScope { .. } => "set-scope",
             Self::Reinstate { .. } => "reinstate",
             Self::Link { .. } => "link",
+            Self::SetProvider { .. } => "set-provider",
             Self::Fund { .. } => "fund",
             Self::SetPresence { .. } => "set-presence",
             Self::AcceptHead { .. } => "accept-head",
@@ -208,6 +217,7 @@ impl Act<'_> {
             Self::SetScope { agent, .. } => format!("let {agent} do more"),
             Self::Reinstate { agent } => format!("reinstate {agent}"),
             Self::Link { agent, identity } => format!("link {identity} to {agent}"),
+            Self::SetProvider { service, .. } => format!("set up how keys of {service} are got"),
             Self::Fund { agent, .. } => format!("fund {agent}"),
             Self::SetPresence { .. } => "change the presence level".to_owned(),
             Self::AcceptHead { .. } => "go on with another audit log".to_owned(),
@@ -234,6 +244,11 @@ impl Act<'_> {
             }
             Self::SetScope { agent, scope } => frame.field(&text(agent)).field(&scope_bytes(scope)),
             Self::Link { agent, identity } => frame.field(&text(agent)).field(&text(identity)),
+            Self::SetProvider { service, provider } => frame
+                .field(service.as_str().as_bytes())
+                .field(provider.way.as_str().as_bytes())
+                .field(&cbor::to_canonical(&provider.settings).expect(plain))
+                .optional(provider.sealed.as_deref()),
             Self::Fund { agent, layer, amount } => frame
                 .field(&text(agent))
                 .field(layer.as_str().as_bytes())

@@ -131,6 +131,16 @@ routes! {
     AuditCompare "audit_compare" "POST" "/audit/compare";
     /// Accepts that the log was set back.
     AuditAccept "audit_accept" "POST" "/audit/accept";
+    /// Sees to it that an agent has a key of a service.
+    Provision "provision" "POST" "/provision";
+    /// How keys are got, by service.
+    ProviderList "provider_list" "GET" "/providers";
+    /// Sets up how keys of a service are got.
+    ProviderSet "provider_set" "POST" "/provider/set";
+    /// Asks the service whether that still works.
+    ProviderCheck "provider_check" "POST" "/provider/check";
+    /// Forgets how keys of a service are got.
+    ProviderRemove "provider_remove" "DELETE" "/provider";
     /// Registers a child at the rendezvous.
     RendezvousRegister "rendezvous_register" "POST" "/rendezvous/register";
     /// Waits for the payload.

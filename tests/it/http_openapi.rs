@@ -194,6 +194,17 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
             Route::AuditCompare | Route::AuditAccept => {
                 (session.expose(), String::new(), json!({"head": head(9)}))
             }
+            Route::Provision => (session.expose(), String::new(), of_service.clone()),
+            Route::ProviderList => (session.expose(), String::new(), Value::Null),
+            Route::ProviderSet => (
+                session.expose(),
+                String::new(),
+                json!({"service": "x", "way": "browser", "settings": {"email": "a@x.org"},
+                       "secret": "AA=="}),
+            ),
+            Route::ProviderCheck | Route::ProviderRemove => {
+                (session.expose(), String::new(), json!({"service": "x"}))
+            }
             Route::RendezvousRegister => (
                 open.expose(),
                 String::new(),
@@ -294,6 +305,7 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
         // A master's session has no renewal secret, and a child's no sign-in.
         let absent = match route {
             Route::SessionCreate => vec!["renewal"],
+            Route::Provision => vec!["credential"],
             Route::SessionChild | Route::SessionRenew => vec!["sign_in"],
             _ => Vec::new(),
         };

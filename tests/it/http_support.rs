@@ -14,6 +14,7 @@ use agentkeys::core::otp::PairCode;
 use agentkeys::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
 use agentkeys::core::presence::{Level, NewLevel, Presence, Reset};
 use agentkeys::core::problem::{Answer, Code, Problem};
+use agentkeys::core::provision::{NewProvider, Provider, Provisioned, Recipe, Settings, Way};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
 use agentkeys::core::set_back::{Compared, SetBack};
@@ -204,6 +205,19 @@ pub fn presence() -> Presence {
         wrong: 5,
         slowed_until: Some(Timestamp(6)),
         open_until: Some(Timestamp(7)),
+    }
+}
+
+pub fn provider() -> Provider {
+    let settings = [("email".to_owned(), "a@x.org".to_owned())].into();
+    Provider {
+        service: "x".parse().unwrap(),
+        way: Way::Browser,
+        settings: Settings::new(settings).unwrap(),
+        set_at: Timestamp(8_000),
+        keys: 2,
+        ending: 1,
+        trouble: Some("status 500".to_owned()),
     }
 }
 
@@ -507,6 +521,42 @@ impl AccountBackend for Fake {
     async fn begin_sign_in(&self, flow: Flow) -> Answer<SignInStart> {
         self.write(format!("begin_sign_in {flow}"));
         Ok(sign_in_start())
+    }
+
+    async fn provision(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<Provisioned> {
+        self.note(session, format!("provision {agent:?} {service}"))?;
+        Ok(Provisioned::Recipe(Recipe {
+            settings: provider().settings,
+            secret: Some(SecretBytes::new(b"a mailbox's password".to_vec())),
+        }))
+    }
+
+    async fn set_provider(
+        &self,
+        session: &SessionToken,
+        service: &ServiceName,
+        new: &NewProvider,
+    ) -> Answer<Provider> {
+        self.note(session, format!("set_provider {service} {new:?}"))?;
+        Ok(provider())
+    }
+
+    async fn remove_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+        self.note(session, format!("remove_provider {service}"))
+    }
+
+    async fn list_providers(&self, session: &SessionToken) -> Answer<Vec<Provider>> {
+        self.note(session, "list_providers".to_owned())?;
+        Ok(vec![provider()])
+    }
+
+    async fn check_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+        self.note(session, format!("check_provider {service}"))
     }
 
     async fn who_am_i(&self, session: &SessionToken) -> Answer<WhoAmI> {

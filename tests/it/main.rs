@@ -67,6 +67,7 @@ mod payment;
 mod pin;
 mod presence;
 mod presence_hostile;
+mod provider;
 mod races;
 mod recover;
 mod rendezvous;

@@ -15,6 +15,7 @@ use agentkeys::core::presence::{
     Act, Demand, Level, NewLevel, PassphraseKey, Presence, Proof, Why,
 };
 use agentkeys::core::problem::{Answer, Code, Problem};
+use agentkeys::core::provision::{NewProvider, Settings, Way};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
 use agentkeys::core::token::SessionToken;
@@ -147,6 +148,13 @@ const RAISES: &[(&str, Raise)] = &[
         Box::pin(async {
             backend.link_identity(session, &id("bot"), &id("bot@example.org")).await?;
             backend.unlink_identity(session, &id("bot@example.org")).await.map(drop)
+        })
+    }),
+    ("set up how keys are got", |backend, session| {
+        Box::pin(async {
+            let new =
+                NewProvider { way: Way::Browser, settings: Settings::default(), sealed: None };
+            backend.set_provider(session, &service("x"), &new).await.map(drop)
         })
     }),
     ("fund", |backend, session| {

@@ -30,6 +30,7 @@ mod identity;
 pub mod meta;
 mod payment;
 mod presence;
+mod provider;
 mod rendezvous;
 mod session;
 

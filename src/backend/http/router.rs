@@ -2,7 +2,8 @@
 use super::call::Call;
 use super::reply::Reply;
 use super::{
-    agent, audit, auth_request, credential, identity, meta, payment, presence, rendezvous, session,
+    agent, audit, auth_request, credential, identity, meta, payment, presence, provider,
+    rendezvous, session,
 };
 use crate::core::backend::AccountBackend;
 use crate::core::problem::{Answer, Code, Problem};
@@ -30,6 +31,8 @@ pub enum Action {
     Payment(payment::Action),
     /// See [`presence`].
     Presence(presence::Action),
+    /// See [`provider`].
+    Provider(provider::Action),
 }
 
 /// Why there is no endpoint.
@@ -109,6 +112,11 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
         Route::PresenceSet => Action::Presence(presence::set(call)?),
         Route::PresenceReset => Action::Presence(presence::reset(call)?),
         Route::PresenceCancelReset => Action::Presence(presence::cancel_reset(call)?),
+        Route::Provision => Action::Provider(provider::provision(call)?),
+        Route::ProviderList => Action::Provider(provider::list(call)?),
+        Route::ProviderSet => Action::Provider(provider::set(call)?),
+        Route::ProviderCheck => Action::Provider(provider::check(call)?),
+        Route::ProviderRemove => Action::Provider(provider::remove(call)?),
         Route::PaymentBalance => Action::Payment(payment::balance(call)?),
         Route::PaymentFund => Action::Payment(payment::fund(call)?),
         Route::PaymentDebit => Action::Payment(payment::debit(call)?),
@@ -130,6 +138,7 @@ impl Action {
             Self::Identity(action) => action.apply(backend).await,
             Self::Payment(action) => action.apply(backend).await,
             Self::Presence(action) => action.apply(backend).await,
+            Self::Provider(action) => action.apply(backend).await,
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
 use crate::core::presence::{NewLevel, Presence, Proof};
 use crate::core::problem::Answer;
+use crate::core::provision::{NewProvider, Provider, Provisioned};
 use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::Compared;
@@ -226,6 +227,47 @@ impl CredentialBackend for Caller {
 
 #[async_trait]
 impl AccountBackend for Caller {
+    async fn provision(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<Provisioned> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.provision(&access, agent, service).await?
+        })
+    }
+
+    async fn set_provider(
+        &self,
+        session: &SessionToken,
+        service: &ServiceName,
+        provider: &NewProvider,
+    ) -> Answer<Provider> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.set_provider(&access, service, provider).await?
+        })
+    }
+
+    async fn remove_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.remove_provider(&access, service).await?
+        })
+    }
+
+    async fn list_providers(&self, session: &SessionToken) -> Answer<Vec<Provider>> {
+        let access = self.access(session).await?;
+        self.vault.list_providers(&access).await
+    }
+
+    async fn check_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+        let access = self.access(session).await?;
+        self.vault.check_provider(&access, service).await
+    }
+
     async fn begin_sign_in(&self, flow: Flow) -> Answer<SignInStart> {
         self.vault.begin_sign_in(flow)
     }

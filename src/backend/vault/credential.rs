@@ -20,7 +20,7 @@ use crate::core::set_back::is_set_back;
 const KEPT_VERSIONS: u64 = 5;
 
 /// A refusal, and whether somebody was denied, which is on record.
-enum Refusal {
+pub enum Refusal {
     Denied(Problem),
     Plain(Problem),
 }
@@ -78,7 +78,7 @@ impl Inner {
     }
 
     /// Where a credential lies.
-    fn credential_key(&self, agent: &AgentRow, service: &ServiceName) -> Vec<u8> {
+    pub fn credential_key(&self, agent: &AgentRow, service: &ServiceName) -> Vec<u8> {
         keys::credential(agent.account, agent.wallet, &self.service_mac(service))
     }
 
@@ -121,7 +121,13 @@ impl Inner {
         Ok(plain)
     }
 
-    fn may_store(&self, access: &Access, agent: &AgentRow, service: &ServiceName) -> Answer<()> {
+    fn may_store(
+        &self,
+        access: &Access,
+        agent: &AgentRow,
+        service: &ServiceName,
+        before: Option<&Loaded<CredentialRow>>,
+    ) -> Answer<()> {
         if access.agent.is_none() {
             return Ok(());
         }
@@ -129,7 +135,9 @@ impl Inner {
         if !scope.allows(service) {
             return Err(out_of_scope(agent, &scope, service));
         }
-        if scope.read_only {
+        // Whose key was made for it may store it, and nothing over what the master stored.
+        let first = scope.may_provision(service) && before.is_none();
+        if scope.read_only && !first {
             return Err(Problem::new(
                 Code::Denied,
                 "access denied: this session may only read",
@@ -156,13 +164,14 @@ impl Inner {
             }
             Err((Refusal::Plain(problem), _)) => return Err(problem),
         };
-        if let Err(problem) = self.may_store(access, &agent.row, service) {
+        let key = self.credential_key(&agent.row, service);
+        let before = self.load::<CredentialRow>(key.clone()).await?;
+        if let Err(problem) = self.may_store(access, &agent.row, service, before.as_ref()) {
             return self
                 .denied(access, Action::Store, Some(&agent.row), Some(service), problem)
                 .await;
         }
         let plain = self.unseal(&agent.row, service, sealed)?;
-        let key = self.credential_key(&agent.row, service);
         let secret = self
             .cells
             .seal_secret(agent.row.account, &key, plain.expose(), &self.entropy)
@@ -171,7 +180,7 @@ impl Inner {
         let mut proposal = access.unchanged_with(&agent);
         let mac = self.service_mac(service);
         let (account, wallet) = (agent.row.account, agent.row.wallet);
-        let row = match self.load::<CredentialRow>(key.clone()).await? {
+        let row = match before {
             Some(old) => {
                 let version = old.row.version + 1;
                 let oldest = old.row.oldest.max(version.saturating_sub(KEPT_VERSIONS));
@@ -219,7 +228,7 @@ impl Inner {
     }
 
     /// Records that somebody was denied; only then is the refusal given.
-    async fn denied<T>(
+    pub async fn denied<T>(
         &self,
         access: &Access,
         action: Action,
@@ -240,7 +249,7 @@ impl Inner {
     }
 
     /// The agent whose credentials are meant, if the caller may touch them.
-    async fn reachable(
+    pub async fn reachable(
         &self,
         access: &Access,
         identity: &AgentIdentity,
@@ -451,7 +460,8 @@ impl Inner {
     }
 }
 
-fn summary(row: &CredentialRow) -> CredentialSummary {
+/// A credential without its value.
+pub fn summary(row: &CredentialRow) -> CredentialSummary {
     CredentialSummary {
         service: row.service.clone(),
         version: row.version,

@@ -108,6 +108,16 @@ pub fn holders(account: AccountId, service: &Mac) -> Vec<u8> {
     key(b'S', &[&account.0, service])
 }
 
+/// How keys of a service are got.
+pub fn provider(account: AccountId, service: &Mac) -> Vec<u8> {
+    key(b'K', &[&account.0, service])
+}
+
+/// All that an account has set up to get keys.
+pub fn providers(account: AccountId) -> Vec<u8> {
+    key(b'K', &[&account.0])
+}
+
 /// A session.
 pub fn session(id: SessionId) -> Vec<u8> {
     key(b's', &[&id.0])

@@ -22,6 +22,8 @@ mod journal;
 mod keys;
 mod ledger;
 mod presence;
+mod provider;
+mod provision;
 mod rendezvous;
 mod renewal;
 mod rows;

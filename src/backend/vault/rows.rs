@@ -9,6 +9,7 @@ use crate::core::decision::Decision;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::otp::{Otp, PairCode};
 use crate::core::presence::{Level, Reset};
+use crate::core::provision::{Settings, Way};
 use crate::core::scope::Scope;
 use crate::core::set_back::SetBack;
 use crate::core::types::{
@@ -224,6 +225,17 @@ pub struct CredentialRow {
     /// The plaintext, sealed under the account's key.
     #[serde(with = "crate::core::encoding::base64_bytes")]
     pub secret: Vec<u8>,
+}
+
+/// How keys of a service are got.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ProviderRow {
+    pub service: ServiceName,
+    pub way: Way,
+    pub settings: Settings,
+    pub set_at: Timestamp,
+    /// The account's own secret at the service, sealed under the account's key.
+    pub secret: Option<Sealed>,
 }
 
 /// What a session may act as.

@@ -18,6 +18,7 @@ use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
 use crate::core::presence::{Act, NewLevel, Presence};
 use crate::core::problem::{Answer, Problem};
+use crate::core::provision::{NewProvider, Provider, Provisioned};
 use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::Compared;
@@ -308,6 +309,50 @@ impl PaymentRail for HttpBackend {
 
 #[async_trait]
 impl AccountBackend for HttpBackend {
+    async fn provision(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<Provisioned> {
+        let request = wire::Provision { agent_id: agent.clone(), service: service.clone() };
+        let came: wire::ProvisionAnswer = self.post(Route::Provision, session, &request).await?;
+        Ok(came.into())
+    }
+
+    async fn set_provider(
+        &self,
+        session: &SessionToken,
+        service: &ServiceName,
+        provider: &NewProvider,
+    ) -> Answer<Provider> {
+        let act = Act::SetProvider { service, provider };
+        let request = wire::SetProvider {
+            service: service.clone(),
+            way: provider.way,
+            settings: provider.settings.clone(),
+            secret: provider.sealed.clone().map(wire::Ciphertext),
+        };
+        self.raise_by(act, Route::ProviderSet, session, &request).await
+    }
+
+    async fn remove_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+        let request = wire::OneService { service: service.clone() };
+        let wire::Done {} = self.post(Route::ProviderRemove, session, &request).await?;
+        Ok(())
+    }
+
+    async fn list_providers(&self, session: &SessionToken) -> Answer<Vec<Provider>> {
+        let list: wire::Providers = self.get(as_session(Route::ProviderList, session)).await?;
+        Ok(list.providers)
+    }
+
+    async fn check_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+        let request = wire::OneService { service: service.clone() };
+        let wire::Done {} = self.post(Route::ProviderCheck, session, &request).await?;
+        Ok(())
+    }
+
     async fn begin_sign_in(&self, flow: Flow) -> Answer<SignInStart> {
         let body = Self::json(&wire::BeginSignIn { flow }, 0)?;
         let ask = Ask::new(Route::SignInBegin).body(body);

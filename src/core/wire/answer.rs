@@ -11,6 +11,7 @@ use crate::core::encoding::base64_bytes;
 use crate::core::identity::ServiceName;
 use crate::core::otp::{Otp, PairCode};
 use crate::core::payment::Spending;
+use crate::core::provision::{Provider, Provisioned, Recipe, Settings};
 use crate::core::secret::SecretBytes;
 use crate::core::sign_in::{SignInNews, SignInStart, SignInTicket};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
@@ -179,6 +180,62 @@ pub struct AllReleased {
 pub struct Credentials {
     /// One row a service; never a value.
     pub credentials: Vec<CredentialSummary>,
+}
+
+/// Answer of `POST /provision`.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ProvisionAnswer {
+    /// There was a key already.
+    Exists {
+        /// It, without its value.
+        credential: CredentialSummary,
+    },
+    /// One was made.
+    Made {
+        /// It, without its value.
+        credential: CredentialSummary,
+    },
+    /// A recipe is to be run beside the agent.
+    Recipe {
+        /// With these settings.
+        settings: Settings,
+        /// With this secret; base64.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<Shown<SecretBytes>>,
+    },
+}
+
+impl From<Provisioned> for ProvisionAnswer {
+    fn from(came: Provisioned) -> Self {
+        match came {
+            Provisioned::Exists(credential) => Self::Exists { credential },
+            Provisioned::Made(credential) => Self::Made { credential },
+            Provisioned::Recipe(Recipe { settings, secret }) => {
+                Self::Recipe { settings, secret: secret.map(Shown) }
+            }
+        }
+    }
+}
+
+impl From<ProvisionAnswer> for Provisioned {
+    fn from(answer: ProvisionAnswer) -> Self {
+        match answer {
+            ProvisionAnswer::Exists { credential } => Self::Exists(credential),
+            ProvisionAnswer::Made { credential } => Self::Made(credential),
+            ProvisionAnswer::Recipe { settings, secret } => {
+                Self::Recipe(Recipe { settings, secret: secret.map(|secret| secret.0) })
+            }
+        }
+    }
+}
+
+/// Answer of `GET /providers`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Providers {
+    /// One row a service; never a secret.
+    pub providers: Vec<Provider>,
 }
 
 /// Answer of `GET /agents`.

@@ -13,6 +13,7 @@ use crate::core::identity::{AgentIdentity, Alias, ServiceName};
 use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Layer};
 use crate::core::problem::{Answer, Problem};
+use crate::core::provision::{Settings, Way};
 use crate::core::scope::Scope;
 use crate::core::sign_in::{Flow, SignInTicket};
 use crate::core::token::SessionToken;
@@ -136,6 +137,46 @@ pub struct StoreCredential {
     /// Sealed to the shielding key; base64.
     #[serde(with = "base64_bytes")]
     pub ciphertext: Vec<u8>,
+}
+
+/// `POST /provision`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provision {
+    /// Whose.
+    pub agent_id: AgentIdentity,
+    /// For which service.
+    pub service: ServiceName,
+}
+
+/// `POST /provider/set`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetProvider {
+    /// For which service.
+    pub service: ServiceName,
+    /// How keys are got.
+    pub way: Way,
+    /// With what.
+    #[serde(default)]
+    pub settings: Settings,
+    /// The account's own secret there, sealed to the shielding key; absent: the one that is
+    /// there stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Ciphertext>,
+}
+
+/// Sealed bytes, as base64.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ciphertext(#[serde(with = "base64_bytes")] pub Vec<u8>);
+
+/// `POST /provider/check` and `DELETE /provider`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneService {
+    /// Which.
+    pub service: ServiceName,
 }
 
 /// `POST /credential/roll-back`.

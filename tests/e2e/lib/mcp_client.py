@@ -19,7 +19,7 @@ and, anywhere before `--`:
     --env NAME=VALUE              adds to the server's environment, which is this program's own
     --expect-error                a tool's error does not end this with 1
 
-Each step prints one line of JSON: {"step": ..., ...}. The first line is the opened session, with the
+Each step prints one line of JSON: {"step": ..., ...}; a call before it one for each word of progress. The first line is the opened session, with the
 version that was agreed and the milliseconds from start to open. Ends with 0 if every call was
 answered without an error, with 1 if a tool answered with one, with 2 for anything else.
 
@@ -79,6 +79,10 @@ def plain(result):
     return result.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
+async def progressed(progress, total, message):
+    say("progress", progress=progress, total=total, message=message)
+
+
 class Session:
     def __init__(self, client):
         self.client = client
@@ -87,7 +91,7 @@ class Session:
 
     async def call(self, name, arguments):
         try:
-            self.last = plain(await self.client.call_tool(name, arguments))
+            self.last = plain(await self.client.call_tool(name, arguments, progress_callback=progressed))
         except Exception as error:  # a protocol error, or content that breaks its schema
             self.last = {"protocolError": f"{type(error).__name__}: {error}", "isError": True}
         return not self.last.get("isError", False)
