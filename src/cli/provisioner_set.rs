@@ -85,9 +85,9 @@ pub fn one_service(command: &str, words: &[String]) -> Result<ServiceName, Probl
             Problem::invalid("service", "it is no service's name: letters, digits, . _ and -")
         }),
         _ => Err(usage(
-            &format!("{command} wants one service"),
+            format!("{command} wants one service"),
             format!("it was given {} words", words.len()),
-            &format!("agentkeys {command} openrouter"),
+            format!("agentkeys {command} openrouter"),
         )),
     }
 }
