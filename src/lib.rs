@@ -9,6 +9,7 @@
 //! - [`web`]: TLS and certificates, for both sides of it.
 //! - [`backend`]: the vault, its stores, root-key custody, the HTTP server.
 //! - [`client`]: `CredentialBackend` over HTTP; starts the private backend.
+//! - [`provisioner`]: gets keys by recipes: programs beside the agent, watched over.
 //! - [`cli`]: one file a command.
 //! - [`daemon`]: pairing, session keeping, MCP, the local socket.
 //! - [`role`]: ties the roles together; the one place that knows them all.
@@ -21,5 +22,6 @@ pub mod core;
 pub mod daemon;
 pub mod harden;
 pub mod keyring;
+pub mod provisioner;
 pub mod role;
 pub mod web;

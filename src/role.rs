@@ -26,6 +26,7 @@ use crate::client::places::Places;
 use crate::core::problem::{Code, Problem};
 use crate::core::types::Malformed;
 use crate::daemon;
+use crate::provisioner;
 
 /// Most bytes of a file with a client secret that are read.
 const MAX_CLIENT_SECRET: u64 = 1024;
@@ -78,6 +79,9 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     let name = argv.next();
     let args: Vec<OsString> = argv.collect();
     let json = wants_json(&args);
+    if let Some(service) = supervised(&args) {
+        return report(json, supervise(service));
+    }
     let ended = match role_of(name.as_deref(), args.first().map(OsString::as_os_str)) {
         Err(UnknownFirst) => {
             let first = args.first().map(|first| first.to_string_lossy()).unwrap_or_default();
@@ -92,6 +96,29 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         }
     };
     report(json, ended)
+}
+
+/// The service of `provisioner run SERVICE`: how a daemon's helper starts what watches over a
+/// recipe. It is no command of a person's, so no help has it.
+fn supervised(args: &[OsString]) -> Option<&OsStr> {
+    match args {
+        [first, second, service] if first == "provisioner" && second == "run" => Some(service),
+        _ => None,
+    }
+}
+
+fn supervise(service: &OsStr) -> Result<u8, CliError> {
+    crate::harden::no_core_dumps()
+        .and_then(|()| crate::harden::not_dumpable())
+        .map_err(unprotected)?;
+    let service = service.to_str().and_then(|text| text.parse().ok());
+    let service = service.ok_or_else(|| Problem::invalid("service", "it is no service's name"))?;
+    Ok(provisioner::supervise(&service)?)
+}
+
+fn unprotected(error: crate::harden::HardenError) -> Problem {
+    let fix = "see what in this machine's set-up forbids it";
+    Problem::new(Code::Internal, "the program could not protect itself", error.to_string(), fix)
 }
 
 /// Plays the role of a line that was understood. `--verbose serve` is the backend too, which is
@@ -116,10 +143,7 @@ fn no_runtime(error: std::io::Error) -> CliError {
 fn command(invocation: Invocation) -> Result<u8, CliError> {
     // Until this process becomes another program, no other one of the same user looks into it.
     crate::harden::wipe_freed_memory();
-    crate::harden::not_dumpable().map_err(|error| {
-        let fix = "see what in this machine's set-up forbids it";
-        Problem::new(Code::Internal, "the program could not protect itself", error.to_string(), fix)
-    })?;
+    crate::harden::not_dumpable().map_err(unprotected)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
     let finish = runtime.block_on(cli::run(invocation, &ThisMachine));

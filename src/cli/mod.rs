@@ -42,6 +42,7 @@ pub mod link;
 pub mod list;
 pub mod pending;
 pub mod presence;
+pub mod provisioner_check;
 pub mod provisioner_list;
 pub mod provisioner_remove;
 pub mod provisioner_set;
@@ -165,6 +166,7 @@ pub const COMMANDS: &[Command] = &[
     command!("teardown", Agents, teardown::Teardown),
     command!("presence", Agents, presence::SetPresence),
     command!("provisioner set", Agents, provisioner_set::Set),
+    command!("provisioner check", Agents, provisioner_check::Check),
     command!("provisioner list", Agents, provisioner_list::List),
     command!("provisioner remove", Agents, provisioner_remove::Remove),
     command!("link", Agents, link::Link),

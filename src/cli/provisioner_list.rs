@@ -6,11 +6,12 @@ use super::context::Context;
 use super::report::CliError;
 use super::{Checked, Finish};
 use crate::core::problem::Problem;
+use crate::provisioner::services;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
-    description = "Lists the services that keys are got of, and with what settings. Never shows a \
-                   secret.",
+    description = "Lists the services that keys are got of, and with what settings; and those that \
+                   this machine has a recipe for. Never shows a secret.",
     example = "agentkeys provisioner list",
     example = "agentkeys provisioner list --json"
 )]
@@ -35,8 +36,12 @@ impl Checked for List {
         let open = context.open().await?;
         let providers = open.backend.list_providers(open.token).await?;
         if context.out.json {
-            context.out.object(&json!({ "providers": providers }))?;
+            context.out.object(&json!({ "providers": providers, "recipes": services() }))?;
             return Ok(Finish::Done);
+        }
+        let recipes: Vec<String> = services().iter().map(ToString::to_string).collect();
+        if !recipes.is_empty() {
+            context.out.say(&format!("recipes on this machine: {}", recipes.join(", ")));
         }
         if providers.is_empty() {
             context.out.say(

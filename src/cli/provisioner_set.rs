@@ -8,12 +8,12 @@ use argh::{ArgsInfo, FromArgs};
 use super::context::Context;
 use super::report::{CliError, usage};
 use super::secret_input::Source;
-use super::store::{random_key, usable};
 use super::{Checked, Finish};
+use crate::client::sealing::seal;
 use crate::core::identity::ServiceName;
 use crate::core::problem::Problem;
 use crate::core::provision::{NewProvider, Settings, Way};
-use crate::core::seal::{self, Purpose};
+use crate::core::seal::Purpose;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -126,12 +126,9 @@ impl Checked for Set {
             None => None,
             Some(secret) => {
                 let me = open.backend.who_am_i(open.token).await?;
-                let shielding = usable(open.backend.shielding_key().await?)?;
+                let shielding = open.backend.shielding_key().await?;
                 let purpose = Purpose::provider(me.account, &service);
-                // The plaintext goes into the sealing and nowhere else.
-                let sealed =
-                    seal::seal(&shielding.public_key, &purpose, secret.expose(), &random_key()?);
-                Some(sealed.map_err(|_| Problem::internal())?)
+                Some(seal(shielding, &purpose, &secret)?)
             }
         };
         let new = NewProvider { way: Way::Browser, settings, sealed };

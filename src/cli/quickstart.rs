@@ -14,10 +14,10 @@ use super::context::{Context, Open};
 use super::demo_client::DemoClient;
 use super::init::place;
 use super::report::{CliError, shown};
-use super::store::seal_for;
 use super::{Checked, Finish};
 use crate::client::files::failed;
 use crate::client::places::Places;
+use crate::client::sealing::seal_credential;
 use crate::core::backend::{AgentSummary, Grant, RevokeTarget};
 use crate::core::catalog::variable_for;
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
@@ -242,7 +242,7 @@ async fn show_loop(
     let me = open.backend.who_am_i(open.token).await?;
     let shielding = open.backend.shielding_key().await?;
     let key = SecretBytes::new(STAND_IN.as_bytes().to_vec());
-    let sealed = seal_for(&shielding, me.account, agent, &service, &key)?;
+    let sealed = seal_credential(shielding, me.account, agent.wallet, &service, &key)?;
     open.backend.store_credential(open.token, &wallet, &service, sealed).await?;
     told.tell(
         "Stored",

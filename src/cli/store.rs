@@ -8,13 +8,11 @@ use super::context::Context;
 use super::report::{CliError, usage};
 use super::secret_input::Source;
 use super::{Checked, Finish};
-use crate::core::backend::{AgentSummary, ShieldingKey};
+use crate::client::sealing::seal_credential;
+use crate::core::backend::AgentSummary;
 use crate::core::catalog;
 use crate::core::identity::{AgentIdentity, ServiceName};
-use crate::core::problem::{Code, Problem};
-use crate::core::seal::{self, Purpose};
-use crate::core::secret::{Key32, SecretBytes};
-use crate::core::types::{AccountId, KeyId};
+use crate::core::problem::Problem;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -128,65 +126,8 @@ pub async fn read_and_seal(
     let me = open.backend.who_am_i(open.token).await?;
     let shielding = open.backend.shielding_key().await?;
     let (agent, made) = find_or_make(context, &agent).await?;
-    let bytes = seal_for(&shielding, me.account, &agent, service, &key)?;
+    let bytes = seal_credential(shielding, me.account, agent.wallet, service, &key)?;
     Ok(Sealed { agent, made, bytes })
-}
-
-/// Seals a key to the shielding key.
-///
-/// # Errors
-/// The backend's key is none that this version can seal to.
-pub fn seal_for(
-    shielding: &ShieldingKey,
-    account: AccountId,
-    agent: &AgentSummary,
-    service: &ServiceName,
-    key: &SecretBytes,
-) -> Result<Vec<u8>, Problem> {
-    let shielding = usable(shielding.clone())?;
-    let random = random_key()?;
-    let purpose = Purpose::credential(account, agent.wallet, service);
-    // The plaintext goes into the sealing and nowhere else.
-    seal::seal(&shielding.public_key, &purpose, key.expose(), &random).map_err(|_| unusable())
-}
-
-fn unusable() -> Problem {
-    let mut problem = Problem::new(
-        Code::Unavailable,
-        "the backend's shielding key cannot be used",
-        "it is of another suite than this version knows, or does not fit its id",
-        "use the same version on both sides; compare agentkeys --version",
-    );
-    problem.docs = "docs/errors.md#wrong_version".to_owned();
-    problem
-}
-
-/// The shielding key, if this version can seal to it.
-///
-/// # Errors
-/// It cannot.
-pub fn usable(shielding: ShieldingKey) -> Result<ShieldingKey, Problem> {
-    let fits =
-        shielding.suite == seal::SUITE && shielding.key_id == KeyId::of(&shielding.public_key);
-    if fits { Ok(shielding) } else { Err(unusable()) }
-}
-
-/// 32 bytes of the system's randomness.
-///
-/// # Errors
-/// Its generator does not answer.
-pub fn random_key() -> Result<Key32, Problem> {
-    use ring::rand::SecureRandom;
-    let mut random = Zeroizing::new([0; 32]);
-    ring::rand::SystemRandom::new().fill(&mut *random).map_err(|_| {
-        Problem::new(
-            Code::Unavailable,
-            "the system gave no randomness",
-            "its generator did not answer",
-            "try again",
-        )
-    })?;
-    Ok(Key32::new(*random))
 }
 
 impl Checked for Store {

@@ -22,8 +22,8 @@ use super::socket::{Reached, reach_a};
 use crate::core::backend::Release;
 use crate::core::claim::Reason;
 use crate::core::holder::{
-    Access, Ask, Held, Listing, MAX_REPLY, Question, Refusal, Reply, SessionHolder, Standing,
-    Waiting,
+    Access, Ask, Held, Listing, MAX_REPLY, Provisioning, Question, Refusal, Reply, SessionHolder,
+    Standing, Waiting,
 };
 use crate::core::identity::{Alias, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
@@ -33,6 +33,8 @@ use crate::core::wire::Shown;
 
 /// How long a holder may take to answer. It tries its backend three times before it gives up.
 const PATIENCE: Duration = Duration::from_secs(65);
+/// How long it may take to get a key: it gives up before.
+const PROVISION_PATIENCE: Duration = Duration::from_secs(250);
 /// How long it may take where nothing but its own memory is asked.
 const STANDING_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may let a wait for a change stand. It answers within 30 seconds.
@@ -290,6 +292,15 @@ impl SessionHolder for HolderClient {
     async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access> {
         let (service, reason) = (service.clone(), reason.cloned());
         self.ask(Question::RequestAccess { service, reason }, PATIENCE).await
+    }
+
+    async fn provision(
+        &self,
+        service: &ServiceName,
+        reason: Option<&Reason>,
+    ) -> Held<Provisioning> {
+        let (service, reason) = (service.clone(), reason.cloned());
+        self.ask(Question::Provision { service, reason }, PROVISION_PATIENCE).await
     }
 
     async fn rotate(&self) -> Held<Waiting> {

@@ -93,6 +93,11 @@ impl Places {
         self.state.join("heads")
     }
 
+    /// Where recipes put a picture of the page at which they failed.
+    pub fn screenshots(&self) -> PathBuf {
+        self.state.join("provisioner")
+    }
+
     /// The private backend's log; the one before it ends in `.1`.
     pub fn log_file(&self) -> PathBuf {
         self.state.join("backend.log")

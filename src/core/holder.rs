@@ -97,6 +97,18 @@ pub struct Protection {
     pub detail: String,
 }
 
+/// A key that is being got.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnderWay {
+    /// Of which service.
+    pub service: ServiceName,
+    /// What is being done, for people.
+    pub step: String,
+    /// How far it is, 0 to 100.
+    pub percent: u8,
+}
+
 /// What a holder says of itself. Asking changes nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,7 +129,10 @@ pub struct Standing {
     pub pinned_by_first_approval: bool,
     /// Its session.
     pub session: SessionState,
-    /// Counts up with each change of session, scope or pending request.
+    /// Keys that are being got.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub provisioning: Vec<UnderWay>,
+    /// Counts up with each change of session, scope, pending request, or of a key that is got.
     pub generation: u64,
     /// Where the mirror is, and whether a keyring seals it.
     pub mirror: String,
@@ -145,6 +160,30 @@ pub enum Access {
     Waiting(Waiting),
 }
 
+/// What became of a wish for a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provisioning {
+    /// There is one.
+    Ready(Ready),
+    /// A person has to allow it.
+    Waiting(Waiting),
+}
+
+/// A key that is there, never its value.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ready {
+    /// Whether it was made by this very call.
+    pub made: bool,
+    /// Until when it holds, for one that its service gave a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// What is to be known besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
 /// Who holds an agent's session.
 #[async_trait]
 pub trait SessionHolder: Send + Sync {
@@ -167,6 +206,12 @@ pub trait SessionHolder: Send + Sync {
     /// Asks the master for one more service. The same wish asked again while it waits is the
     /// same request.
     async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access>;
+
+    /// Sees to it that the agent has a key of a service: the one that is there, or a new one.
+    /// Asks the master first where the scope does not allow it. Called again while it is under
+    /// way, it is the same; it is given up when nobody waits for it any more.
+    async fn provision(&self, service: &ServiceName, reason: Option<&Reason>)
+    -> Held<Provisioning>;
 
     /// Asks the master to take new keys in place of the present ones.
     async fn rotate(&self) -> Held<Waiting>;
@@ -205,6 +250,14 @@ pub enum Question {
     /// See [`SessionHolder::request_access`].
     RequestAccess {
         /// To which service.
+        service: ServiceName,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Reason>,
+    },
+    /// See [`SessionHolder::provision`].
+    Provision {
+        /// Of which service.
         service: ServiceName,
         /// Why.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,6 +7,8 @@
 mod asking;
 mod calls;
 mod heads;
+mod kept;
+mod provisioning;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -14,6 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+pub use self::provisioning::Recipes;
+use self::provisioning::Runs;
 use super::keys::{HeldRenewal, HeldSession, Keys};
 use super::mirror::{Identity, Mirror, Restored};
 use super::options::Options;
@@ -98,6 +102,7 @@ struct Live {
 /// Holds an agent's session.
 pub struct Keeper {
     options: Options,
+    runs: Runs,
     reach: Arc<Reach>,
     heads: Option<(Heads, String)>,
     protections: Vec<Protection>,
@@ -116,12 +121,14 @@ impl Keeper {
         reach: Reach,
         mirror: Mirror,
         heads: Option<Heads>,
+        recipes: Recipes,
         protections: Vec<Protection>,
     ) -> Arc<Self> {
         let heads = heads.map(|heads| (heads, reach.address().unwrap_or_default().to_owned()));
         let mirrored = mirror.path().display().to_string();
         let keeper = Arc::new_cyclic(|this| Self {
             options,
+            runs: Runs::new(recipes),
             reach: Arc::new(reach),
             heads,
             protections,
@@ -132,6 +139,7 @@ impl Keeper {
             this: this.clone(),
         });
         tokio::spawn(stay_signed_in(Arc::downgrade(&keeper)));
+        tokio::spawn(kept::store_later(Arc::downgrade(&keeper)));
         keeper
     }
 

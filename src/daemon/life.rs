@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Recipes};
 use super::mirror::Mirror;
 use super::options::Options;
 use super::reach::{Reach, Starter};
@@ -124,7 +124,12 @@ async fn live(
         };
         let mirror = Mirror::new(places.mirror_file(options.agent.as_ref())?, bus());
         let heads = Some(Heads::new(&places));
-        Ok(Keeper::new(options.clone(), reach, mirror, heads, protections.clone()))
+        let recipes = Recipes {
+            starter: helper.clone(),
+            kept: places.daemon_folder(options.agent.as_ref())?,
+            screenshots: places.screenshots(),
+        };
+        Ok(Keeper::new(options.clone(), reach, mirror, heads, recipes, protections.clone()))
     };
     let holder = Shared::start(
         seat,

@@ -14,7 +14,9 @@ use crate::client::config::{Chooser, Config};
 use crate::client::http::{Address, HttpBackend, Options as HttpOptions};
 use crate::client::places::Places;
 use crate::core::backend::AccountBackend;
+use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
+use crate::provisioner::Ends;
 
 /// When a call is made again after the first try, counted from it.
 const TRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(7)];
@@ -28,12 +30,15 @@ const IDLE: Duration = Duration::from_secs(1);
 /// A backend, for one call.
 pub type Backend = Arc<dyn AccountBackend>;
 
-/// Finds the private backend, and starts it if need be. The daemon's own process may not: what it
-/// starts would be confined as it is, and what says where it is lies beside the master's session.
+/// Starts what the daemon's own process may not: what it starts would be confined as it is.
 #[async_trait]
 pub trait Starter: Send + Sync {
-    /// The socket of the private backend, which runs then.
+    /// Finds the private backend, and starts it if need be; what says where it is lies beside the
+    /// master's session. Gives its socket.
     async fn start(&self) -> Answer<PathBuf>;
+
+    /// Starts the recipe for a service, and gives this side's ends of its sockets.
+    async fn recipe(&self, service: &ServiceName) -> Answer<Ends>;
 }
 
 /// Which backend.

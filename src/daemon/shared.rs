@@ -21,7 +21,9 @@ use crate::client::files::Lock;
 use crate::client::holder::{HolderClient, is_gone};
 use crate::core::backend::Release;
 use crate::core::claim::Reason;
-use crate::core::holder::{Access, Held, Listing, Refusal, SessionHolder, Standing, Waiting};
+use crate::core::holder::{
+    Access, Held, Listing, Provisioning, Refusal, SessionHolder, Standing, Waiting,
+};
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::secret::SecretBytes;
@@ -437,6 +439,14 @@ impl SessionHolder for Own {
         self.keeper().await?.request_access(service, reason).await
     }
 
+    async fn provision(
+        &self,
+        service: &ServiceName,
+        reason: Option<&Reason>,
+    ) -> Held<Provisioning> {
+        self.keeper().await?.provision(service, reason).await
+    }
+
     async fn rotate(&self) -> Held<Waiting> {
         self.keeper().await?.rotate().await
     }
@@ -477,6 +487,14 @@ impl SessionHolder for Shared {
 
     async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access> {
         self.call(|holder| async move { holder.request_access(service, reason).await }).await
+    }
+
+    async fn provision(
+        &self,
+        service: &ServiceName,
+        reason: Option<&Reason>,
+    ) -> Held<Provisioning> {
+        self.call(|holder| async move { holder.provision(service, reason).await }).await
     }
 
     async fn rotate(&self) -> Held<Waiting> {

@@ -42,6 +42,8 @@ pub struct Limits {
     pub taking: Duration,
     /// How long an answer may take.
     pub answer: Duration,
+    /// How long one may take for which a key has to be got.
+    pub provision: Duration,
     /// How long a wait for a change stands before it is answered all the same.
     pub change: Duration,
 }
@@ -56,6 +58,7 @@ impl Default for Limits {
             idle: Duration::from_secs(30),
             taking: Duration::from_secs(10),
             answer: Duration::from_secs(60),
+            provision: Duration::from_secs(240),
             change: Duration::from_secs(25),
         }
     }
@@ -304,6 +307,10 @@ async fn answer(
     Ask { id, ask }: Ask,
     limits: Limits,
 ) -> Zeroizing<Vec<u8>> {
+    let limit = match ask {
+        Question::Provision { .. } => limits.provision,
+        _ => limits.answer,
+    };
     let answer = async {
         match ask {
             Question::Standing {} => reply(id, holder.standing().await),
@@ -320,14 +327,17 @@ async fn answer(
             Question::RequestAccess { service, reason } => {
                 reply(id, holder.request_access(&service, reason.as_ref()).await)
             }
+            Question::Provision { service, reason } => {
+                reply(id, holder.provision(&service, reason.as_ref()).await)
+            }
             Question::Rotate {} => reply(id, holder.rotate().await),
         }
     };
-    timeout(limits.answer, answer).await.unwrap_or_else(|_| reply::<()>(id, Err(late(limits))))
+    timeout(limit, answer).await.unwrap_or_else(|_| reply::<()>(id, Err(late(limit))))
 }
 
-fn late(limits: Limits) -> Refusal {
-    let cause = format!("it had {} seconds", limits.answer.as_secs());
+fn late(limit: Duration) -> Refusal {
+    let cause = format!("it had {} seconds", limit.as_secs());
     let detail = "the daemon did not come to an answer";
     Problem::new(Code::Unavailable, detail, cause, "try again; agentkeys doctor").into()
 }

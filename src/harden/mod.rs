@@ -37,11 +37,13 @@ mod capabilities;
 mod confinement;
 mod daemon;
 pub mod durability;
+mod family;
 mod filter;
 mod helper;
 mod hidden;
 mod inspect;
 mod pages;
+mod pass;
 mod process;
 mod report;
 mod signal;
@@ -54,6 +56,7 @@ pub use arena::{SecretMemoryError, SecretMemoryKind, secret_memory_kind};
 pub use capabilities::drop_capabilities;
 pub use confinement::{Confined, Confinement, Extent, landlock};
 pub use daemon::{Group, spawn_daemon};
+pub use family::{adopt_orphans, die_with_parent, end_descendants};
 pub use filter::seccomp_filter;
 pub use helper::fork_helper;
 pub use hidden::{Hidden, Hideable};
@@ -62,6 +65,7 @@ pub use inspect::{
     process_start_time, real_uid,
 };
 pub use pages::forget_code_pages;
+pub use pass::{receive_with, send_with};
 pub use process::{
     HardenError, ignore_file_size_signal, no_core_dumps, no_new_privileges, not_dumpable,
     restrict_umask,

@@ -11,7 +11,8 @@ use agentkeys::core::auth_request::Kind;
 use agentkeys::core::backend::{CredentialSummary, Release};
 use agentkeys::core::claim::Reason;
 use agentkeys::core::holder::{
-    Access, Held, Listing, Protection, Refusal, SessionHolder, SessionState, Standing, Waiting,
+    Access, Held, Listing, Protection, Provisioning, Ready, Refusal, SessionHolder, SessionState,
+    Standing, Waiting,
 };
 use agentkeys::core::identity::{Alias, ServiceName};
 use agentkeys::core::problem::{Code, Problem};
@@ -55,6 +56,7 @@ impl Fake {
             ("binary".to_owned(), vec![0xFF, 0, b'\n', b'"']),
         ];
         Arc::new(Self {
+            provisioning: Vec::new(),
             generation: watch::Sender::new(7),
             credentials: Mutex::new(credentials.into()),
             waits: Mutex::default(),
@@ -171,6 +173,15 @@ impl SessionHolder for Fake {
             return Ok(Access::Allowed);
         }
         Ok(Access::Waiting(Waiting { kind: Kind::ScopeChange, ..waiting() }))
+    }
+
+    async fn provision(
+        &self,
+        _service: &ServiceName,
+        _reason: Option<&Reason>,
+    ) -> Held<Provisioning> {
+        self.ready()?;
+        Ok(Provisioning::Ready(Ready { made: false, expires_at: None, note: None }))
     }
 
     async fn rotate(&self) -> Held<Waiting> {

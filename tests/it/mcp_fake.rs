@@ -6,7 +6,8 @@ use agentkeys::core::auth_request::Kind;
 use agentkeys::core::backend::{CredentialSummary, Release};
 use agentkeys::core::claim::Reason;
 use agentkeys::core::holder::{
-    Access, Held, Listing, Refusal, SessionHolder, SessionState, Standing, Waiting,
+    Access, Held, Listing, Provisioning, Ready, Refusal, SessionHolder, SessionState, Standing,
+    Waiting,
 };
 use agentkeys::core::identity::ServiceName;
 use agentkeys::core::problem::{Code, Problem};
@@ -132,6 +133,7 @@ impl SessionHolder for Fake {
                 Mood::Revoked => SessionState::Ended(Self::revoked()),
                 _ => SessionState::Paired { expires_at: Timestamp(0), asks: None, refused: None },
             },
+            provisioning: Vec::new(),
             generation,
             mirror: String::new(),
             protections: Vec::new(),
@@ -193,6 +195,15 @@ impl SessionHolder for Fake {
             true => Access::Allowed,
             false => Access::Waiting(Self::waiting(Kind::ScopeChange)),
         })
+    }
+
+    async fn provision(
+        &self,
+        _service: &ServiceName,
+        _reason: Option<&Reason>,
+    ) -> Held<Provisioning> {
+        let _counted = self.enter().await?;
+        Ok(Provisioning::Ready(Ready { made: true, expires_at: None, note: None }))
     }
 
     async fn rotate(&self) -> Held<Waiting> {

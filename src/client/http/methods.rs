@@ -27,6 +27,9 @@ use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionTok
 use crate::core::types::{ChildKeys, Hash32, RequestId};
 use crate::core::wire::{self, AuthToken, RequestDetails, Route, Shown};
 
+/// How much longer than other requests one may take whose answer a service has to give.
+const PROVISION: Duration = Duration::from_secs(40);
+
 /// The text that serde gives a unit variant.
 fn word<T: serde::Serialize>(value: &T) -> Answer<String> {
     match serde_json::to_value(value) {
@@ -316,7 +319,10 @@ impl AccountBackend for HttpBackend {
         service: &ServiceName,
     ) -> Answer<Provisioned> {
         let request = wire::Provision { agent_id: agent.clone(), service: service.clone() };
-        let came: wire::ProvisionAnswer = self.post(Route::Provision, session, &request).await?;
+        // The backend may have to wait for the service.
+        let mut ask = as_session(Route::Provision, session).body(Self::json(&request, 0)?);
+        ask.patience = PROVISION;
+        let came: wire::ProvisionAnswer = self.get(ask).await?;
         Ok(came.into())
     }
 

@@ -5,12 +5,15 @@ use async_trait::async_trait;
 
 use super::{CHANGE_WAIT, Keeper, Open, refused};
 use crate::core::auth_request::{Details, KeyRotate, ScopeChange};
-use crate::core::backend::Release;
+use crate::core::backend::{AgentSummary, Release};
 use crate::core::claim::Reason;
 use crate::core::decision::Mistrust;
-use crate::core::holder::{Access, Held, Listing, SessionHolder, SessionState, Standing, Waiting};
+use crate::core::holder::{
+    Access, Held, Listing, Provisioning, SessionHolder, SessionState, Standing, Waiting,
+};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Problem;
+use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::daemon::keys::Keys;
 use crate::daemon::mirror::Identity;
@@ -37,6 +40,7 @@ impl SessionHolder for Keeper {
             account: me.map(Identity::fingerprint),
             pinned_by_first_approval: state.pinned_now,
             session,
+            provisioning: self.runs.under_way(),
             generation: *self.generation.borrow(),
             mirror: state.mirrored.clone(),
             protections: self.protections.clone(),
@@ -74,37 +78,20 @@ impl SessionHolder for Keeper {
     }
 
     async fn request_access(&self, service: &ServiceName, reason: Option<&Reason>) -> Held<Access> {
-        let me = self
-            .with_session(|backend, token, agent| async move {
-                let found = backend.resolve_identity(&token, &AgentIdentity::Wallet(agent)).await?;
-                if found.wallet != agent {
-                    return Err(refused(Mistrust::OtherAgent.to_string()));
-                }
-                Ok(found)
-            })
-            .await?;
+        let me = self.own_summary().await?;
         if me.scope.allows(service) {
             return Ok(Access::Allowed);
         }
-        let live = self.session().await?;
-        let _turn = self.turn.lock().await;
-        // What waits already is asked for too: one answer for all.
-        let waits = match &self.state().own {
-            Some(Open { details: Details::ScopeChange(asked), waiting, .. }) => {
-                Some((asked.scope.clone(), waiting.clone()))
-            }
-            _ => None,
-        };
-        let base = waits.as_ref().map_or(&me.scope, |(scope, _)| scope);
-        let scope = base.with(service);
-        match waits {
-            Some((asked, waiting)) if asked == scope => return Ok(Access::Waiting(waiting)),
-            _ => {}
-        }
-        let change = ScopeChange { agent: live.agent, reason: reason.cloned(), scope };
-        let keys = self.present_keys()?;
-        let waiting = self.ask_as_agent(&live, Details::ScopeChange(change), keys).await?;
-        Ok(Access::Waiting(waiting))
+        let wider = |scope: &Scope| scope.with(service);
+        Ok(Access::Waiting(self.ask_for_scope(&me.scope, wider, reason).await?))
+    }
+
+    async fn provision(
+        &self,
+        service: &ServiceName,
+        reason: Option<&Reason>,
+    ) -> Held<Provisioning> {
+        self.provision_once(service, reason).await
     }
 
     async fn rotate(&self) -> Held<Waiting> {
@@ -121,5 +108,45 @@ impl SessionHolder for Keeper {
         let details = Details::KeyRotate(KeyRotate { agent: live.agent, old });
         let keys = Keys::fresh().map_err(Problem::from)?;
         self.ask_as_agent(&live, details, keys).await
+    }
+}
+
+impl Keeper {
+    /// What the backend has of this agent.
+    pub(super) async fn own_summary(&self) -> Held<AgentSummary> {
+        self.with_session(|backend, token, agent| async move {
+            let found = backend.resolve_identity(&token, &AgentIdentity::Wallet(agent)).await?;
+            if found.wallet != agent {
+                return Err(refused(Mistrust::OtherAgent.to_string()));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Asks the master for what `wider` makes of the present scope, and of what was asked for
+    /// already and waits: one answer for all.
+    pub(super) async fn ask_for_scope(
+        &self,
+        present: &Scope,
+        wider: impl Fn(&Scope) -> Scope + Send,
+        reason: Option<&Reason>,
+    ) -> Held<Waiting> {
+        let live = self.session().await?;
+        let _turn = self.turn.lock().await;
+        let waits = match &self.state().own {
+            Some(Open { details: Details::ScopeChange(asked), waiting, .. }) => {
+                Some((asked.scope.clone(), waiting.clone()))
+            }
+            _ => None,
+        };
+        let scope = wider(waits.as_ref().map_or(present, |(scope, _)| scope));
+        match waits {
+            Some((asked, waiting)) if asked == scope => return Ok(waiting),
+            _ => {}
+        }
+        let change = ScopeChange { agent: live.agent, reason: reason.cloned(), scope };
+        let keys = self.present_keys()?;
+        self.ask_as_agent(&live, Details::ScopeChange(change), keys).await
     }
 }

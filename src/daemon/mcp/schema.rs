@@ -62,6 +62,7 @@ pub fn output(status: &str, properties: Value) -> JsonObject {
         "fix": {"type": "string", "description": "What the user can do."},
         "retry_after": {"type": "integer", "minimum": 0,
                         "description": "Seconds after which it may work."},
+        "step": {"type": "string", "description": "Where it failed, if it has steps."},
         "docs": {"type": "string", "description": "Where to read more."},
     }));
     let alternatives = json!([

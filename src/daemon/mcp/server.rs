@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, ContentBlock, ErrorData, Implementation,
-    ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, SubscriptionFilter,
+    ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
+    ServerCapabilities, ServerConfig, SubscriptionFilter,
 };
 use rmcp::service::{NotificationContext, Peer, RequestContext, SubscriptionContext};
 use rmcp::{RoleServer, ServerHandler};
@@ -17,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use super::face::Faces;
 use super::slip::Slips;
 use super::text::{self, INSTRUCTIONS};
-use super::tools::{self, Call};
+use super::tools::{self, Call, Progress};
 use crate::core::holder::SessionHolder;
 use crate::core::types::Timestamp;
 
@@ -109,6 +111,24 @@ impl Watch {
     }
 }
 
+/// A client that may have asked to be told how far its call is.
+struct Told<'a> {
+    peer: &'a Peer<RoleServer>,
+    token: Option<ProgressToken>,
+}
+
+#[async_trait]
+impl Progress for Told<'_> {
+    async fn at(&self, percent: u8, step: &str) {
+        let Some(token) = &self.token else { return };
+        let told = ProgressNotificationParam::new(token.clone(), f64::from(percent))
+            .with_total(100.0)
+            .with_message(step);
+        // A client that has gone shows elsewhere.
+        let _ = self.peer.notify_progress(told).await;
+    }
+}
+
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -149,6 +169,7 @@ impl ServerHandler for Server {
             let known = format!("unknown tool; there are {}", tools::names());
             return Err(ErrorData::invalid_params(known, None));
         };
+        let progress = Told { peer: &context.peer, token: context.meta.get_progress_token() };
         let work = async {
             // Never closed, so a turn always comes.
             let _turn = self.calls.acquire().await;
@@ -156,6 +177,7 @@ impl ServerHandler for Server {
                 arguments: request.arguments.unwrap_or_default(),
                 holder: &*self.holder,
                 slips: &self.slips,
+                progress: &progress,
                 now: now(),
             };
             let mut result = tool.call(call).await.into_result();

@@ -28,7 +28,8 @@ anywhere but to its own service. Fetch it again when you need it again.\n\
 code and the six digits. Never run `agentkeys approve` yourself, and never suggest --yes. When your \
 user says that it is done, call the same tool again.\n\
 - \"refused\" says why, and whether trying again can help. If a service is outside what the user \
-allowed, request_access asks for it.";
+allowed, request_access asks for it. If there is no key of a service yet, provision can get one \
+where the user has set that up.";
 
 /// Most services that a text names.
 const MOST_NAMED: usize = 30;
@@ -85,6 +86,9 @@ fn problem_content(problem: &Problem) -> JsonObject {
     if let Some(seconds) = problem.retry_after {
         content.insert("retry_after".to_owned(), seconds.into());
     }
+    if let Some(step) = &problem.step {
+        content.insert("step".to_owned(), step.as_str().into());
+    }
     content
 }
 
@@ -109,7 +113,7 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
         left => format!("holds for {left} minutes, until {}", expires_at.for_people()),
     };
     let again = match waiting.kind {
-        Kind::ScopeChange => "get_credential",
+        Kind::ScopeChange if about.tool == "request_access" => "get_credential",
         _ => about.tool,
     };
     format!(
@@ -157,6 +161,9 @@ fn problem_text(problem: &Problem, about: &About) -> String {
     if !problem.cause.is_empty() {
         text.push_str("\nWhy: ");
         text.push_str(&sentence(&problem.cause));
+    }
+    if let Some(step) = &problem.step {
+        text.push_str(&format!("\nStep: {step}."));
     }
     text.push_str("\n\nNext: ");
     text.push_str(&next(problem, about));

@@ -4,6 +4,7 @@
 //! the name with the program's before it (`agentkeys.get_credential`) finds the same tool.
 mod get_credential;
 mod list_credentials;
+mod provision;
 mod request_access;
 
 use std::sync::Arc;
@@ -21,10 +22,11 @@ use crate::core::holder::{Refusal, SessionHolder};
 use crate::core::types::Timestamp;
 
 /// Every tool, in the order in which it is listed.
-pub const TABLE: [&dyn Tool; 3] = [
+pub const TABLE: [&dyn Tool; 4] = [
     &get_credential::GetCredential,
     &list_credentials::ListCredentials,
     &request_access::RequestAccess,
+    &provision::Provision,
 ];
 
 /// What a call has to work with. Dropping a tool's future ends its work.
@@ -35,8 +37,17 @@ pub struct Call<'a> {
     pub holder: &'a dyn SessionHolder,
     /// For a credential's way out.
     pub slips: &'a Slips,
+    /// Where the client is told how far it is.
+    pub progress: &'a dyn Progress,
     /// The time.
     pub now: Timestamp,
+}
+
+/// Tells a client how far a call is.
+#[async_trait]
+pub trait Progress: Send + Sync {
+    /// It is at `step`, `percent` of the whole.
+    async fn at(&self, percent: u8, step: &str);
 }
 
 /// What came of a call.
