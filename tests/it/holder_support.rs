@@ -56,7 +56,6 @@ impl Fake {
             ("binary".to_owned(), vec![0xFF, 0, b'\n', b'"']),
         ];
         Arc::new(Self {
-            provisioning: Vec::new(),
             generation: watch::Sender::new(7),
             credentials: Mutex::new(credentials.into()),
             waits: Mutex::default(),
@@ -110,6 +109,7 @@ impl SessionHolder for Fake {
             account: None,
             pinned_by_first_approval: false,
             session,
+            provisioning: Vec::new(),
             generation: *self.generation.borrow(),
             mirror: "/h/.agentkeys/session, in the clear: there is no keyring".into(),
             protections: vec![

@@ -68,6 +68,7 @@ mod pin;
 mod presence;
 mod presence_hostile;
 mod provider;
+mod provisioner;
 mod races;
 mod recover;
 mod rendezvous;
