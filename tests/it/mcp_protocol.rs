@@ -137,7 +137,7 @@ async fn every_version_with_initialize_opens_lists_and_calls() {
         let mut client = Client::open(Mood::Works, version).await;
         let tools = client.ask(1, "tools/list", json!({})).await["result"]["tools"].clone();
         let names: Vec<_> = tools.as_array().unwrap().iter().map(|tool| &tool["name"]).collect();
-        assert_eq!(names, ["get_credential", "list_credentials", "request_access"]);
+        assert_eq!(names, ["get_credential", "list_credentials", "request_access", "provision"]);
         let got = client.call(2, "get_credential", json!({"service": "openrouter"})).await;
         let result = &got["result"];
         assert_eq!(result["structuredContent"]["credential"], "sk-or-v1-test", "{version}");
