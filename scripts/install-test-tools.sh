@@ -19,6 +19,9 @@ secret-tool:libsecret-tools mkfs.ext4:e2fsprogs setpriv:util-linux script:bsduti
 python3:python3 node:nodejs npm:npm ip:iproute2 nsenter:util-linux openssl:openssl
 chromium:chromium"
 missing=()
+# Not on the PATH of everybody.
+[ -x /usr/sbin/dovecot ] && [ -x /usr/lib/dovecot/imap ] || missing+=(dovecot-imapd)
+[ -x /usr/lib/dovecot/lmtp ] || missing+=(dovecot-lmtpd)
 for pair in $wanted; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
@@ -52,14 +55,17 @@ if [ "$(cat $python/.installed 2>/dev/null)" != "$mcp_python" ]; then
     "$python/bin/pip" install --quiet --disable-pip-version-check "mcp==$mcp_python"
     printf '%s\n' "$mcp_python" >"$python/.installed"
 fi
+# Debian 12 has Node 18, and these need 20.
+node=$PWD/$tools/node/node_modules/node/bin/node
+if [ "$(node --version | sed 's/^v\([0-9]*\).*/\1/')" -ge 20 ]; then
+    node=node
+elif [ ! -x "$node" ]; then
+    npm install --silent --no-audit --no-fund --prefix "$tools/node" node@22 >&2
+fi
 # npm_tool NAME PACKAGE VERSION: into a folder of that name.
 npm_tool() {
-    local folder=$tools/$1 major
+    local folder=$tools/$1
     [ "$(cat "$folder/.installed" 2>/dev/null)" != "$3" ] || return 0
-    major=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
-    # Debian 12 has Node 18, and these need 20.
-    [ "$major" -ge 20 ] || [ -x "$tools/node/node_modules/node/bin/node" ] ||
-        npm install --silent --no-audit --no-fund --prefix "$tools/node" node@22 >&2
     rm -rf "$folder"
     mkdir -p "$folder"
     npm install --silent --no-audit --no-fund --prefix "$folder" "$2@$3" >&2
@@ -68,3 +74,14 @@ npm_tool() {
 npm_tool mcp-inspector @modelcontextprotocol/inspector "$mcp_inspector"
 npm_tool oidc-provider oidc-provider "$oidc_provider"
 npm_tool playwright playwright-core "$playwright"
+
+# The recipes, built from their lock file and their sources.
+recipes=scripts/provisioner
+sources=$(find "$recipes" -name node_modules -prune -o -name dist -prune -o -type f -print0 |
+    sort -z | xargs -0 sha256sum | sha256sum)
+if [ "$(cat $recipes/dist/.built 2>/dev/null)" != "$sources" ]; then
+    rm -rf "$recipes/dist"
+    npm ci --silent --no-audit --no-fund --prefix "$recipes" >&2
+    "$node" "$recipes/node_modules/typescript/bin/tsc" -p "$recipes"
+    printf '%s\n' "$sources" >"$recipes/dist/.built"
+fi

@@ -102,18 +102,24 @@ impl Daemon {
     /// The answer to a request that was begun.
     #[track_caller]
     pub fn answer_to(&mut self, id: u64) -> Value {
+        match self.answer_within(id, PATIENCE) {
+            Some(answer) => answer,
+            None => panic!("no answer to request {id}; stderr: {}", self.stderr()),
+        }
+    }
+
+    /// The same; `None` when it does not come in that time.
+    #[track_caller]
+    pub fn answer_within(&mut self, id: u64, patience: Duration) -> Option<Value> {
         let is_it = |message: &Value| message["id"] == id && message.get("method").is_none();
         if let Some(at) = self.notes.iter().position(is_it) {
-            return self.notes.remove(at).expect("it was just found");
+            return self.notes.remove(at);
         }
         let begun = Instant::now();
         loop {
-            let left = PATIENCE.saturating_sub(begun.elapsed());
-            let Some(message) = self.next(left) else {
-                panic!("no answer to request {id}; stderr: {}", self.stderr())
-            };
+            let message = self.next(patience.saturating_sub(begun.elapsed()))?;
             if is_it(&message) {
-                return message;
+                return Some(message);
             }
             self.notes.push_back(message);
         }

@@ -92,7 +92,9 @@ impl Place {
             let recipes: Vec<String> = self
                 .processes(but)
                 .into_iter()
-                .filter(|text| !text.contains("agentkeys daemon"))
+                .filter(|text| {
+                    !text.contains("agentkeys daemon") && !text.contains("agentkeys serve")
+                })
                 .collect();
             let files: Vec<_> = fs::read_dir(self.tmp())
                 .unwrap()
