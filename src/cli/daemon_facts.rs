@@ -126,6 +126,7 @@ mod tests {
             account: None,
             pinned_by_first_approval: false,
             session: SessionState::Paired { expires_at: Timestamp(0), asks: None, refused: None },
+            provisioning: Vec::new(),
             generation: 1,
             mirror: "/h/.agentkeys/session, sealed by the keyring".into(),
             protections: Vec::new(),

@@ -188,6 +188,7 @@ async fn roll_back(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::problem::Code;
 
     fn checked(words: &[&str]) -> Result<Store, Problem> {
         Store::try_from(StoreArgs {
