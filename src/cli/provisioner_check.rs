@@ -14,8 +14,8 @@ use crate::provisioner::{Mode, Task, carry_out, start};
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
-    description = "Sees whether a key of a service could be got: asks the service's interface, or \
-                   goes through its recipe in a browser as far as it can without making anything.",
+    description = "Sees whether a key of a service could be got: goes through its recipe in a \
+                   browser as far as that can without making anything.",
     note = "A recipe is run on this machine and without the mailbox's password, which only an \
             agent's daemon is given: the mailbox is not looked at.",
     example = "agentkeys provisioner check openrouter"

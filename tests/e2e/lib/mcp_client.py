@@ -19,9 +19,10 @@ and, anywhere before `--`:
     --env NAME=VALUE              adds to the server's environment, which is this program's own
     --expect-error                a tool's error does not end this with 1
 
-Each step prints one line of JSON: {"step": ..., ...}; a call before it one for each word of progress. The first line is the opened session, with the
-version that was agreed and the milliseconds from start to open. Ends with 0 if every call was
-answered without an error, with 1 if a tool answered with one, with 2 for anything else.
+Each step prints one line of JSON: {"step": ..., ...}; a call, before it, one for each word of
+progress. The first line is the opened session, with the version that was agreed and the
+milliseconds from start to open. Ends with 0 if every call was answered without an error, with 1 if
+a tool answered with one, with 2 for anything else.
 
 It is the SDK that judges: it checks structured content against the tool's output schema.
 """
