@@ -196,19 +196,21 @@ pub fn no_key(step: &str, service: &ServiceName, why: &str) -> Problem {
 
 /// A person is needed.
 pub fn needs_person(step: &str, service: &ServiceName, what: Need, message: &str) -> Problem {
+    let yourself = "sign up yourself in a browser".to_owned();
     let (wants, fix) = match what {
         Need::Captcha => (
             "a CAPTCHA, which is there to be solved by a person; AgentKeys does not get round it",
-            "sign up yourself in a browser",
+            yourself,
         ),
-        Need::Phone => {
-            ("a phone number, which AgentKeys does not give", "sign up yourself in a browser")
-        }
+        Need::Phone => ("a phone number, which AgentKeys does not give", yourself),
         Need::Terms => (
             "that its terms are agreed to, which only you can do",
-            "read them; if you agree: agentkeys provisioner set SERVICE --set accept_terms=yes",
+            format!(
+                "read them; if you agree, set it up again, with accept_terms=yes among the \
+                 settings: agentkeys provisioner set {service}"
+            ),
         ),
-        Need::Other => ("something of a person", "sign up yourself in a browser"),
+        Need::Other => ("something of a person", yourself),
     };
     let message = if message.is_empty() { String::new() } else { format!(" ({message})") };
     failed(
@@ -243,8 +245,8 @@ pub fn reported(
         ),
         Reason::MailLogin => (
             "the mailbox refuses its password".to_owned(),
-            "give it again (an app password, where the provider wants one): agentkeys provisioner \
-             set",
+            "set it up again, with the right password (an app password, where the mailbox wants \
+             one): agentkeys provisioner set",
         ),
         Reason::MailUnreachable => (
             "the mailbox's server cannot be reached".to_owned(),
@@ -264,7 +266,8 @@ pub fn reported(
         ),
         Reason::WrongSettings => (
             "a setting of the recipe is not what it may be".to_owned(),
-            "correct it: agentkeys provisioner set SERVICE --set NAME=VALUE",
+            "see what is set: agentkeys provisioner list; set it up again with what is right: \
+             agentkeys provisioner set",
         ),
         Reason::Refused => {
             (format!("{service} refused"), "see what it says; sign up yourself in a browser")

@@ -378,8 +378,9 @@ fn a_call_that_is_cancelled_and_a_daemon_that_is_killed_leave_nothing() {
     nowhere(desk.place.folder.path());
 }
 
-#[test]
-fn a_key_that_cannot_be_stored_is_kept_sealed_and_stored_later_and_not_made_twice() {
+/// A desk where a key was made while the backend went away, which is back now; the recipes are gone,
+/// so that what is stored from here on is what was kept.
+fn kept() -> Desk {
     let mut desk = Desk::new(&["works"], true);
     let call = json!({
         "name": "provision",
@@ -391,33 +392,60 @@ fn a_key_that_cannot_be_stored_is_kept_sealed_and_stored_later_and_not_made_twic
     while desk.daemon.notified("notifications/progress")["message"] != "open the page" {}
     desk.home.run(&["serve", "--stop"]).exits(0);
     // So that it is not just started again.
-    let data = desk.home.path().join(".agentkeys");
-    let folders: Vec<PathBuf> = [data, desk.home.path().join(".local/share/agentkeys")]
-        .into_iter()
-        .filter(|folder| folder.join("data").exists() || folder.ends_with("share/agentkeys"))
-        .collect();
-    let away: Vec<(PathBuf, PathBuf)> =
-        folders.into_iter().map(|at| (at.clone(), at.with_extension("away"))).collect();
-    for (here, there) in &away {
-        fs::rename(here, there).unwrap();
-    }
+    let data = desk.home.path().join(".local/share/agentkeys");
+    let away = data.with_extension("away");
+    fs::rename(&data, &away).unwrap();
     let answer = desk.daemon.answer_to(id);
     let content = &answer["result"]["structuredContent"];
     assert_eq!(content["step"], "store the key", "{answer}");
     assert!(content["detail"].as_str().unwrap().contains("is not stored yet"), "{answer}");
     desk.leaves_nothing();
-    for (here, there) in &away {
-        let _ = fs::remove_dir_all(here);
-        fs::rename(there, here).unwrap();
-    }
-    // The recipes are gone: what is stored now is what was kept.
+    let _ = fs::remove_dir_all(&data);
+    fs::rename(&away, &data).unwrap();
     fs::remove_dir_all(desk.place.recipes()).unwrap();
-    let result = desk.provision("works");
-    assert_eq!(result["structuredContent"]["status"], "ready", "{result}");
+    desk
+}
+
+/// Whether the one key of this desk is stored, once, and nothing is kept any more.
+#[track_caller]
+fn is_stored_once(mut desk: Desk) {
     assert_eq!(desk.reads("works"), KEY);
     let result = desk.provision("works");
     assert_eq!(result["structuredContent"]["made"], false, "{result}");
+    let list = desk.home.run(&["list", "bot", "--json"]).exits(0).json();
+    let credentials = list["credentials"].as_array().unwrap();
+    let works = credentials.iter().find(|found| found["service"] == "works").unwrap();
+    assert_eq!(works["version"], 1, "{list}");
     desk.leaves_nothing();
+    let folder = desk.home.path().join(".agentkeys");
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            assert!(!entry.file_name().to_string_lossy().ends_with(".sealed"), "{entry:?}");
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_stored_is_kept_sealed_and_stored_by_the_next_call() {
+    let mut desk = kept();
+    let result = desk.provision("works");
+    assert_eq!(result["structuredContent"]["status"], "ready", "{result}");
+    is_stored_once(desk);
+}
+
+#[test]
+fn a_key_that_is_kept_is_stored_while_nobody_asks() {
+    let desk = kept();
+    let begun = Instant::now();
+    while desk.home.run(&["read", "bot", "works"]).code != 0 {
+        assert!(begun.elapsed() < Duration::from_secs(90), "{}", desk.daemon.stderr());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    is_stored_once(desk);
 }
 
 /// Carries out one run by the real supervisor, with the clock of this test.

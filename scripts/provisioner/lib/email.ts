@@ -55,6 +55,8 @@ export class Mailbox {
       host,
       port,
       secure,
+      // Without TLS it is this machine's own, and nothing on the way to be kept from.
+      ...(secure ? {} : { doSTARTTLS: false }),
       auth: { user: account.user, pass: account.password },
       logger: false,
       disableAutoIdle: true,

@@ -4,10 +4,10 @@
  *
  *     node dist/test/dovecot.js
  *
- * prints {"imap", "lmtp", "user", "password"} and stays until its stdin is closed; it leaves
+ * prints {"imap", "imaps", "ca", "lmtp", "user", "password"} and stays until its stdin is closed; it leaves
  * nothing behind.
  */
-import { spawn, type ChildProcess } from "node:child_process";
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { chmod, chown, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -22,6 +22,9 @@ const PROGRAMS = ["/usr/sbin/dovecot", "/usr/local/sbin/dovecot", "/sbin/dovecot
 
 export interface Server {
   imap: string;
+  /** The same over TLS, with a certificate that only `ca`, a file, vouches for. */
+  imaps: string;
+  ca: string;
   lmtp: { host: string; port: number };
   user: string;
   password: string;
@@ -47,7 +50,12 @@ export async function dovecot(): Promise<Server> {
   const user = root ? "nobody" : userInfo().username;
   const group = root ? "nogroup" : String(process.getgid?.());
   const ids = root ? { uid: 65534, gid: 65534 } : {};
-  const [imap, lmtp] = [await freePort(), await freePort()];
+  const [imap, imaps, lmtp] = [await freePort(), await freePort(), await freePort()];
+  const [key, certificate] = [join(folder, "key.pem"), join(folder, "certificate.pem")];
+  const made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+  const named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+  const into = ["-days", "2", "-keyout", key, "-out", certificate];
+  execFileSync("openssl", [...made, ...named, ...into], { stdio: "ignore" });
   const config = join(folder, "dovecot.conf");
   const none = ["auth", "auth-worker", "config", "dict", "stats", "log", "anvil"];
   await writeFile(
@@ -61,7 +69,9 @@ log_path = ${folder}/log
 default_internal_user = ${user}
 default_internal_group = ${group}
 default_login_user = ${user}
-ssl = no
+ssl = yes
+ssl_cert = <${certificate}
+ssl_key = <${key}
 disable_plaintext_auth = no
 mail_location = maildir:${folder}/mail/%n
 recipient_delimiter = +
@@ -89,7 +99,8 @@ service imap-login {
     port = ${imap}
   }
   inet_listener imaps {
-    port = 0
+    port = ${imaps}
+    ssl = yes
   }
 }
 service lmtp {
@@ -106,6 +117,8 @@ ${none.map((name) => `service ${name} {\n  chroot =\n}`).join("\n")}
     if (root) await chown(join(folder, part), 65534, 65534);
   }
   await chmod(config, 0o644);
+  await chmod(certificate, 0o644);
+  if (root) await chown(key, 65534, 65534);
   const child = spawn(program, ["-F", "-c", config], { stdio: ["ignore", "ignore", "pipe"], ...ids });
   let said = "";
   child.stderr?.on("data", (part) => (said += part));
@@ -123,6 +136,8 @@ ${none.map((name) => `service ${name} {\n  chroot =\n}`).join("\n")}
   }
   return {
     imap: `imap://127.0.0.1:${imap}`,
+    imaps: `imaps://localhost:${imaps}`,
+    ca: certificate,
     lmtp: { host: "127.0.0.1", port: lmtp },
     user: "ada",
     password: PASSWORD,
@@ -153,7 +168,8 @@ async function ended(child: ChildProcess): Promise<void> {
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   const server = await dovecot();
-  const { imap, lmtp, user, password } = server;
-  console.log(JSON.stringify({ imap, lmtp: `${lmtp.host}:${lmtp.port}`, user, password }));
+  const { imap, imaps, ca, lmtp, user, password } = server;
+  const told = { imap, imaps, ca, lmtp: `${lmtp.host}:${lmtp.port}`, user, password };
+  console.log(JSON.stringify(told));
   process.stdin.resume().on("end", () => void server.close().then(() => process.exit()));
 }

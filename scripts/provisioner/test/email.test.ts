@@ -1,6 +1,8 @@
 /** The mailbox, against a real IMAP server. */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
 
 import { ImapFlow } from "imapflow";
 import { createTransport } from "nodemailer";
@@ -95,7 +97,7 @@ test("a mail that was taken for junk is found too", async () => {
   );
   const { hostname, port } = new URL(server.imap);
   const auth = { user: "dora", pass: server.password };
-  const client = new ImapFlow({ host: hostname, port: Number(port), secure: false, auth, logger: false });
+  const client = new ImapFlow({ host: hostname, port: Number(port), secure: false, doSTARTTLS: false, auth, logger: false });
   await client.connect();
   const raw = `From: codes@service.test\r\nTo: ${to}\r\nSubject: Your code\r\n\r\n135790\r\n`;
   await client.append("Junk", raw);
@@ -124,6 +126,24 @@ test("a wrong password, no server, and settings that are none are told apart", a
   for (const [email, tag] of [["ada", "a"], ["a@b@c", "a"], ["a b@c", "a"], ["a@b", "a+b"]] as const) {
     assert.throws(() => plus(email, tag), Failure);
   }
+});
+
+/** What fetch-code.js says of the mailbox over TLS; roots are read when Node starts. */
+async function overTls(env: Record<string, string>): Promise<{ error?: { reason: string } }> {
+  const program = fileURLToPath(new URL("fetch-code.js", import.meta.url));
+  const child = spawn(process.execPath, [program], { env: { PATH: process.env["PATH"], ...env } });
+  const asked = { ...expected("gus+a@service.test"), imap: server.imaps, user: "gus", seconds: 1 };
+  child.stdin.end(JSON.stringify({ ...asked, password: server.password }));
+  let said = "";
+  child.stdout.on("data", (part) => (said += part));
+  await new Promise((done) => child.on("close", done));
+  return JSON.parse(said.trim().split("\n").at(-1) ?? "");
+}
+
+test("over TLS no certificate is taken that nobody vouches for", async () => {
+  assert.equal((await overTls({})).error?.reason, "mail_unreachable");
+  const vouched = await overTls({ NODE_EXTRA_CA_CERTS: server.ca });
+  assert.equal(vouched.error?.reason, "mail_timeout");
 });
 
 test("a wait that is cancelled ends at once", async () => {

@@ -21,6 +21,12 @@ const REASON: &str = "\"reason\" must be a string of at most 200 characters on o
 pub struct Args(JsonObject);
 
 impl Args {
+    /// A wish: for which service, and why; see [`super::schema::wish`].
+    pub fn wish(arguments: JsonObject) -> Result<(ServiceName, Option<Reason>), Mistake> {
+        let args = Self::new(arguments, &["service", "reason"])?;
+        Ok((args.service()?, args.reason()?))
+    }
+
     /// Takes `arguments` when there is none but those in `allowed`.
     pub fn new(arguments: JsonObject, allowed: &[&str]) -> Result<Self, Mistake> {
         if arguments.keys().all(|name| allowed.contains(&name.as_str())) {

@@ -6,6 +6,8 @@
 use rmcp::model::JsonObject;
 use serde_json::{Value, json};
 
+use crate::core::claim::MAX_REASON;
+
 /// Statuses of structured content that every tool can answer with.
 pub const WAITING: &str = "waiting_for_approval";
 /// See [`WAITING`].
@@ -37,6 +39,21 @@ pub fn service() -> Value {
                         list_credentials gives the names that there are.",
         "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
     })
+}
+
+/// The arguments of a tool that asks the user for something: a service, and why.
+pub fn wish() -> JsonObject {
+    input(
+        json!({
+            "service": service(),
+            "reason": {
+                "type": "string",
+                "description": "Why, in one short sentence; the user reads it when deciding.",
+                "maxLength": MAX_REASON,
+            },
+        }),
+        &["service"],
+    )
 }
 
 /// A tool's answers: its own one, of status `status` with all of `properties`, or one of those

@@ -10,7 +10,6 @@ use super::super::schema::{self, object};
 use super::super::text::{self, About};
 use super::get_credential::variables;
 use super::{Call, Outcome, Tool};
-use crate::core::claim::MAX_REASON;
 use crate::core::holder::{Provisioning, Ready, SessionHolder};
 use crate::core::identity::ServiceName;
 
@@ -38,17 +37,7 @@ impl Tool for Provision {
     }
 
     fn input(&self) -> JsonObject {
-        schema::input(
-            json!({
-                "service": schema::service(),
-                "reason": {
-                    "type": "string",
-                    "description": "Why, in one short sentence; the user reads it when deciding.",
-                    "maxLength": MAX_REASON,
-                },
-            }),
-            &["service"],
-        )
+        schema::wish()
     }
 
     fn output(&self) -> JsonObject {
@@ -74,9 +63,7 @@ impl Tool for Provision {
     }
 
     async fn call(&self, call: Call<'_>) -> Outcome {
-        let wish = Args::new(call.arguments, &["service", "reason"])
-            .and_then(|args| Ok((args.service()?, args.reason()?)));
-        let (service, reason) = match wish {
+        let (service, reason) = match Args::wish(call.arguments) {
             Ok(wish) => wish,
             Err(mistake) => return mistake.into(),
         };

@@ -7,7 +7,6 @@ use super::super::args::Args;
 use super::super::schema::{self, object};
 use super::super::text::{self, About};
 use super::{Call, Outcome, Tool};
-use crate::core::claim::MAX_REASON;
 use crate::core::holder::Access;
 
 pub struct RequestAccess;
@@ -29,17 +28,7 @@ impl Tool for RequestAccess {
     }
 
     fn input(&self) -> JsonObject {
-        schema::input(
-            json!({
-                "service": schema::service(),
-                "reason": {
-                    "type": "string",
-                    "description": "Why, in one short sentence; the user reads it when deciding.",
-                    "maxLength": MAX_REASON,
-                },
-            }),
-            &["service"],
-        )
+        schema::wish()
     }
 
     fn output(&self) -> JsonObject {
@@ -63,9 +52,7 @@ impl Tool for RequestAccess {
     }
 
     async fn call(&self, call: Call<'_>) -> Outcome {
-        let wish = Args::new(call.arguments, &["service", "reason"])
-            .and_then(|args| Ok((args.service()?, args.reason()?)));
-        let (service, reason) = match wish {
+        let (service, reason) = match Args::wish(call.arguments) {
             Ok(wish) => wish,
             Err(mistake) => return mistake.into(),
         };
