@@ -11,7 +11,7 @@ use agentkeys::harden;
 use serde_json::json;
 
 use crate::daemon_process::{Daemon, pair};
-use crate::home::{BINARY, Home};
+use crate::home::{BINARY, Home, copy_program};
 use crate::store_victim::{example, skip};
 
 /// An ordinary user.
@@ -51,7 +51,7 @@ impl Ordinary {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (from, name) in [(PathBuf::from(BINARY), "agentkeys"), (example("victim"), "victim")] {
-            fs::copy(from, folder.path().join(name)).unwrap();
+            copy_program(from, folder.path().join(name));
         }
         if harden::real_uid() == 0 {
             std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();

@@ -108,7 +108,7 @@ impl Daemon {
         }
     }
 
-    /// The same; `None` when it does not come in that time.
+    /// The same; `None` when the daemon ends before. Fails when nothing comes in that time.
     #[track_caller]
     pub fn answer_within(&mut self, id: u64, patience: Duration) -> Option<Value> {
         let is_it = |message: &Value| message["id"] == id && message.get("method").is_none();

@@ -3,6 +3,7 @@
 //!
 //! A test here starts its own binary again for just itself, as the user
 //! `nobody` where it runs as root, since root may read everything.
+use crate::home::copy_program;
 use agentkeys::harden::{self, Hidden, Mechanism, Profile, SecretMemoryKind};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -35,7 +36,7 @@ impl Room {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let copy = folder.path().join("it");
-        fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        copy_program(std::env::current_exe().unwrap(), &copy);
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
         Self { folder }
     }
@@ -277,7 +278,7 @@ fn a_setuid_program_gives_no_privileges_to_a_process_that_gave_them_up() {
         None => {
             let room = Room::new();
             let id = room.path().join("id");
-            fs::copy("/usr/bin/id", &id).unwrap();
+            copy_program("/usr/bin/id", &id);
             fs::set_permissions(&id, fs::Permissions::from_mode(0o4755)).unwrap();
             let hardened = run_well(room.command(NAME, "hardened", ""));
             assert_eq!(hardened, format!("false true {NOBODY}"));

@@ -2,6 +2,7 @@
 //! hardened, and then fails against one that is, in the daemon's order (`examples/victim.rs`).
 //!
 //! Attacker and victim are the same ordinary user, unless a test says that it is about root.
+use crate::home::copy_program;
 use crate::store_victim::example;
 use agentkeys::harden;
 use std::fs;
@@ -40,7 +41,7 @@ impl Room {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         for name in ["victim", "lacking"] {
-            fs::copy(example(name), folder.path().join(name)).unwrap();
+            copy_program(example(name), folder.path().join(name));
         }
         Self { folder }
     }

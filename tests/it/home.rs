@@ -7,6 +7,13 @@ use std::process::{Command, Output, Stdio};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_agentkeys");
 
+/// Copies a program by another process. While this one writes to it, a child that another test has
+/// just forked holds it open for writing too, and it cannot be started ("text file busy").
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp").args([from.as_ref(), to.as_ref()]).status().unwrap();
+    assert!(copied.success());
+}
+
 /// What a command ended with.
 pub struct Ran {
     pub code: i32,

@@ -1,6 +1,7 @@
 //! Stage 5, the whole way of one key: the real daemon over MCP, the real recipe in a real browser,
 //! a real mailbox, and a service of the project's own to sign up at.
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -57,13 +58,8 @@ fn smoke() {
         "tools/call",
         json!({ "name": "provision", "arguments": { "service": "openrouter" } }),
     );
-    let begun = std::time::Instant::now();
-    let mut answer = Value::Null;
     // A browser on a busy machine takes longer than other answers.
-    while answer.is_null() {
-        assert!(begun.elapsed().as_secs() < 120, "no answer: {}", daemon.stderr());
-        answer = daemon.answer_within(id, std::time::Duration::from_secs(5)).unwrap_or_default();
-    }
+    let answer = daemon.answer_within(id, Duration::from_secs(150)).expect("an answer");
     let content = &answer["result"]["structuredContent"];
     assert_eq!((&content["status"], &content["made"]), (&json!("ready"), &json!(true)), "{answer}");
     assert!(!answer.to_string().contains("sk-or-v1-"), "{answer}");

@@ -48,7 +48,7 @@ export async function dovecot(): Promise<Server> {
   // It reads no mail as root, so root's is run as nobody.
   const root = process.getuid?.() === 0;
   const user = root ? "nobody" : userInfo().username;
-  const group = root ? "nogroup" : String(process.getgid?.());
+  const group = root ? "nogroup" : execFileSync("id", ["-gn"], { encoding: "utf8" }).trim();
   const ids = root ? { uid: 65534, gid: 65534 } : {};
   const [imap, imaps, lmtp] = [await freePort(), await freePort(), await freePort()];
   const [key, certificate] = [join(folder, "key.pem"), join(folder, "certificate.pem")];
