@@ -2,6 +2,7 @@
 //!
 //! What a call needs in ordinary memory, such as a token in a header, is made for that call and
 //! wiped after it. Must never print or store any of it.
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use zeroize::Zeroizing;
@@ -10,7 +11,7 @@ use crate::core::problem::{Code, Problem};
 use crate::core::seal::{self, Purpose, SealError};
 use crate::core::secret::{Key32, SecretBytes};
 use crate::core::token::{RenewalSecret, SessionToken};
-use crate::core::types::{ChildKeys, PublicKey, RequestId, SessionId, Timestamp};
+use crate::core::types::{ChildKeys, Hash32, PublicKey, RequestId, SessionId, Timestamp};
 use crate::harden::{Hidden, SecretMemoryError};
 
 /// Why a secret could not be made or kept.
@@ -97,6 +98,17 @@ impl Keys {
     /// Those of [`seal::open`].
     pub fn open(&self, request: RequestId, sealed: &[u8]) -> Result<SecretBytes, SealError> {
         seal::open(&Key32::new(*self.x25519.expose()), &Purpose::payload(request), sealed)
+    }
+
+    /// Vouches for bytes that this daemon writes down for itself, so that it knows them again.
+    /// `purpose` keeps one use apart from another.
+    pub fn vouch(&self, purpose: &str, bytes: &[u8]) -> Hash32 {
+        let (ed25519, _) = self.expose();
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &*ed25519), purpose.as_bytes());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
+        let mut tag = [0; 32];
+        tag.copy_from_slice(hmac::sign(&key, bytes).as_ref());
+        Hash32(tag)
     }
 
     /// Both secrets, Ed25519 first, for the mirror that is sealed with them inside.

@@ -438,6 +438,33 @@ fn a_key_that_cannot_be_stored_is_kept_sealed_and_stored_by_the_next_call() {
 }
 
 #[test]
+fn a_kept_key_that_somebody_changed_is_not_stored_and_none_is_made_in_its_place() {
+    let mut desk = kept();
+    let mut folders = vec![desk.home.path().join(".agentkeys")];
+    let mut changed = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(".sealed") {
+                let mut whole: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+                let sealed = whole["kept"]["sealed"].as_str().unwrap().to_owned();
+                let end = if sealed.starts_with('A') { "B" } else { "A" };
+                whole["kept"]["sealed"] = json!(format!("{end}{}", &sealed[1..]));
+                fs::write(&path, whole.to_string()).unwrap();
+                changed += 1;
+            }
+        }
+    }
+    assert_eq!(changed, 1);
+    let problem = desk.fails("works");
+    assert_eq!(problem["code"], "INTERNAL", "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("is not what this daemon wrote"));
+    desk.home.run(&["read", "bot", "works"]).exits(4);
+}
+
+#[test]
 fn a_key_that_is_kept_is_stored_while_nobody_asks() {
     let desk = kept();
     let begun = Instant::now();

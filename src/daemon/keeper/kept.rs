@@ -7,6 +7,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
 use tokio::time::sleep;
 
 use super::Keeper;
@@ -16,7 +17,8 @@ use crate::core::encoding::{from_base64, to_base64};
 use crate::core::holder::{Held, Ready, Refusal};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
-use crate::core::types::{Timestamp, WalletAddress};
+use crate::core::types::{Hash32, Timestamp, WalletAddress};
+use crate::daemon::keys::Keys;
 use crate::daemon::reach::Backend;
 
 /// How long the backend is given before it is tried once more.
@@ -30,6 +32,18 @@ const ENDING: &str = ".sealed";
 /// How it begins.
 const BEGINNING: &str = "provision-";
 
+/// For what the daemon vouches: anybody can seal to the backend, so a file that another program put
+/// there could slip the agent a key that is not its own.
+const PURPOSE: &str = "agentkeys kept key 1";
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vouched {
+    kept: Written,
+    by: Hash32,
+}
+
 /// What the file holds. Nothing in it is secret but to the backend, which alone can open it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +52,14 @@ struct Written {
     agent: WalletAddress,
     made_at: Timestamp,
     sealed: String,
+}
+
+impl Written {
+    /// What this daemon's keys say of it.
+    fn vouched(&self, keys: &Keys) -> Answer<Hash32> {
+        let bytes = serde_json::to_vec(self).map_err(|_| Problem::internal())?;
+        Ok(keys.vouch(PURPOSE, &bytes))
+    }
 }
 
 /// A key that is not stored yet.
@@ -59,12 +81,15 @@ impl Kept {
         service: &ServiceName,
         agent: WalletAddress,
         sealed: Vec<u8>,
+        keys: &Keys,
     ) -> Answer<Self> {
         let path = Self::path(folder, service, agent);
         let made_at = now();
         let text = to_base64(&sealed);
         let written = Written { service: service.clone(), agent, made_at, sealed: text };
-        let bytes = serde_json::to_vec(&written).map_err(|_| Problem::internal())?;
+        let by = written.vouched(keys)?;
+        let whole = Vouched { kept: written, by };
+        let bytes = serde_json::to_vec(&whole).map_err(|_| Problem::internal())?;
         files::replace(&path, &bytes, Keep::Durably)?;
         Ok(Self { service: service.clone(), made_at, sealed, path })
     }
@@ -72,16 +97,21 @@ impl Kept {
     /// The one of an agent for a service.
     ///
     /// # Errors
-    /// `INTERNAL` for a file that others could have written, or that does not read: nobody knows
-    /// then whether there is a key.
+    /// `INTERNAL` for a file that others could have written, that does not read, or that this
+    /// daemon's keys do not vouch for: nobody knows then whether there is a key.
     pub fn find(
         folder: &Path,
         service: &ServiceName,
         agent: WalletAddress,
+        keys: &Keys,
     ) -> Answer<Option<Self>> {
         let path = Self::path(folder, service, agent);
         let Some(bytes) = files::read(&path, MAX_FILE)? else { return Ok(None) };
-        let written: Option<Written> = serde_json::from_slice(&bytes).ok();
+        let whole: Option<Vouched> = serde_json::from_slice(&bytes).ok();
+        let written = whole.filter(|whole| {
+            whole.kept.vouched(keys).is_ok_and(|by| bool::from(by.0.ct_eq(&whole.by.0)))
+        });
+        let written = written.map(|whole| whole.kept);
         let written = written.filter(|found| found.service == *service && found.agent == agent);
         let sealed = written.as_ref().and_then(|found| from_base64("sealed", &found.sealed).ok());
         match (written, sealed) {
@@ -89,9 +119,10 @@ impl Kept {
                 Ok(Some(Self { service: service.clone(), made_at, sealed, path }))
             }
             _ => Err(files::trouble(
-                format!("{} does not read", path.display()),
-                "it should hold a key that was made and not stored yet",
-                "if you removed or replaced it, delete it; then a new key is made",
+                format!("{} is not what this daemon wrote", path.display()),
+                "it should hold a key that was made and not stored yet; it was changed, or written \
+                 before the daemon's keys were rotated",
+                "delete it; then a new key is made, and the old one can be deleted at its service",
             )),
         }
     }
@@ -194,7 +225,8 @@ pub(super) async fn store_later(keeper: Weak<Keeper>) {
         let live = strong.live();
         let services = live.as_ref().map_or_else(Vec::new, |live| Kept::all(&folder, live.agent));
         for (service, live) in services.iter().zip(live.iter().cycle()) {
-            let stored = match Kept::find(&folder, service, live.agent) {
+            let Ok(keys) = strong.own_keys() else { continue };
+            let stored = match Kept::find(&folder, service, live.agent, &keys) {
                 Ok(Some(kept)) => strong.store_quietly(&kept, live).await,
                 Ok(None) => continue,
                 Err(problem) => Err(problem),

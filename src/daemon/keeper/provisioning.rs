@@ -21,6 +21,7 @@ use crate::core::problem::{Answer, Code, Problem};
 use crate::core::provision::{Provisioned, Recipe, Settings};
 use crate::core::scope::Scope;
 use crate::core::types::WalletAddress;
+use crate::daemon::keys::Keys;
 use crate::daemon::reach::Starter;
 use crate::provisioner::{Mode, Task, carry_out};
 
@@ -158,7 +159,8 @@ impl Keeper {
             return Ok(Provisioning::Waiting(waiting));
         }
         // A second one must not be made while the first is only not stored yet.
-        if let Some(kept) = Kept::find(&self.runs.recipes.kept, service, me.wallet)? {
+        let keys = self.own_keys()?;
+        if let Some(kept) = Kept::find(&self.runs.recipes.kept, service, me.wallet, &keys)? {
             self.at_step(service, "store the key that is kept", 90);
             return Ok(Provisioning::Ready(self.store_kept(&kept).await?));
         }
@@ -174,6 +176,11 @@ impl Keeper {
                 Ok(Provisioning::Ready(self.by_recipe(service, me.wallet, recipe).await?))
             }
         }
+    }
+
+    /// The daemon's keys.
+    pub(super) fn own_keys(&self) -> Answer<Arc<Keys>> {
+        self.state().me.as_ref().map(|me| me.keys.clone()).ok_or_else(Problem::internal)
     }
 
     /// Runs a recipe and stores the key that it gives.
@@ -216,7 +223,8 @@ impl Keeper {
         let sealed = sealing::seal_credential(shielding, account, wallet, service, &key)?;
         drop(key);
         // Written down before it is sent: from here on it cannot be lost, only late.
-        let kept = Kept::keep(&self.runs.recipes.kept, service, wallet, sealed)?;
+        let kept =
+            Kept::keep(&self.runs.recipes.kept, service, wallet, sealed, &*self.own_keys()?)?;
         let stored = self.store_kept(&kept).await.inspect_err(|_| {
             tokio::spawn(store_later(self.this.clone()));
         })?;

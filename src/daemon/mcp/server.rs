@@ -119,9 +119,9 @@ struct Told<'a> {
 
 #[async_trait]
 impl Progress for Told<'_> {
-    async fn at(&self, percent: u8, step: &str) {
+    async fn at(&self, percent: f64, step: &str) {
         let Some(token) = &self.token else { return };
-        let told = ProgressNotificationParam::new(token.clone(), f64::from(percent))
+        let told = ProgressNotificationParam::new(token.clone(), percent)
             .with_total(100.0)
             .with_message(step);
         // A client that has gone shows elsewhere.

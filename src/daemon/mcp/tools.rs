@@ -47,7 +47,7 @@ pub struct Call<'a> {
 #[async_trait]
 pub trait Progress: Send + Sync {
     /// It is at `step`, `percent` of the whole.
-    async fn at(&self, percent: u8, step: &str);
+    async fn at(&self, percent: f64, step: &str);
 }
 
 /// What came of a call.

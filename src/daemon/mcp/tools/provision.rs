@@ -85,22 +85,26 @@ impl Tool for Provision {
     }
 }
 
-/// Tells the client how far it is, each time that this goes up.
+/// Tells the client each step, and how far it is. The protocol wants each number higher than the one
+/// before it, so a step that begins where the last one did counts a hundredth of a percent.
 async fn tell(
     holder: &dyn SessionHolder,
     progress: &dyn super::Progress,
     service: &ServiceName,
 ) -> std::convert::Infallible {
-    let mut last = None;
+    let mut told = String::new();
+    let mut next = 0.0_f64;
     loop {
         let Ok(standing) = holder.standing().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let found = standing.provisioning.iter().find(|run| run.service == *service);
-        if let Some(run) = found.filter(|run| last.is_none_or(|last| run.percent > last)) {
-            last = Some(run.percent);
-            progress.at(run.percent, &run.step).await;
+        let found = standing.provisioning.into_iter().find(|run| run.service == *service);
+        if let Some(run) = found.filter(|run| run.step != told) {
+            let now = f64::from(run.percent).max(next);
+            progress.at(now, &run.step).await;
+            next = now + 0.01;
+            told = run.step;
         }
         if holder.changed(standing.generation).await.is_err() {
             tokio::time::sleep(PAUSE).await;
