@@ -82,9 +82,9 @@ async fn when_the_holder_ends_another_takes_over_though_nobody_asks_and_says_tha
     tokio::task::yield_now().await;
     let begun = Instant::now();
     one.shutdown().await;
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     until("it takes over", || made.load(Ordering::SeqCst) == 1).await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(waits.await.unwrap().unwrap() > settled);
     assert_eq!(who(&two).await, "two");
     assert_eq!(two.part().await.unwrap(), Part::Holder { unreachable: None });

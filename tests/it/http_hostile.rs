@@ -240,7 +240,7 @@ async fn a_body_of_100_mb_is_refused_readably_while_it_is_being_sent() {
 
 #[tokio::test]
 async fn an_endless_chunked_body_is_answered_and_then_cut_off() {
-    let limits = Limits { discard_time: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { discard_time: Duration::from_secs(4), ..Limits::default() };
     let server = Server::tcp(limits);
     let mut stream = server.connect().await;
     let head = format!(
@@ -259,8 +259,8 @@ async fn an_endless_chunked_body_is_answered_and_then_cut_off() {
     let mut first = [0; 12];
     tokio::io::AsyncReadExt::read_exact(&mut reading, &mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 413");
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
-    tokio::time::timeout(Duration::from_secs(5), flood).await.expect("still flooding").unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(3500), "{:?}", begun.elapsed());
+    tokio::time::timeout(Duration::from_secs(15), flood).await.expect("still flooding").unwrap();
     server.must_serve().await;
 }
 

@@ -177,7 +177,7 @@ async fn initialize_is_answered_before_the_holder_is_asked_anything() {
     let started = Instant::now();
     client.ask(0, "initialize", initialize("2025-11-25")).await;
     // In this process; what a started one takes is measured with the daemon itself.
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     client.silence().await;
     assert_eq!(client.holder.asked.load(Ordering::SeqCst), 0);
 }

@@ -62,7 +62,7 @@ async fn a_slow_issuer_is_asked_once_for_everybody_who_waits() {
         return;
     }
     let scene = std::sync::Arc::new(Scene::new(&[]).await);
-    scene.provider.has(json!({"do": "answer", "path": JWKS, "delay": 700}));
+    scene.provider.has(json!({"do": "answer", "path": JWKS, "delay": 4000}));
     let mut waiting = Vec::new();
     for _ in 0..20 {
         let scene = scene.clone();
@@ -72,9 +72,8 @@ async fn a_slow_issuer_is_asked_once_for_everybody_who_waits() {
     }
     // Nobody else waits: what needs no issuer is answered meanwhile.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let begun = Instant::now();
     scene.backend().shielding_key().await.unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    assert!(waiting.iter().all(|one| !one.is_finished()), "it waited for the issuer");
     for one in waiting {
         one.await.unwrap().unwrap();
     }
