@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 # The MCP clients, pinned: a new release is a change of the tests.
 mcp_python=2.3.0
 mcp_inspector=2.12.0
+# AWS's own SDK, which signs what our signatures are compared with.
+botocore=1.44.8
 # The OpenID provider, certified; a real one for the tests of sign-in.
 oidc_provider=9.9.1
 # What drives Debian's Chromium; it brings no browser along.
@@ -48,12 +50,13 @@ fi
 # A folder is complete once its mark names the version; a broken install is made again.
 tools=target/test-tools
 python=$tools/mcp-python
-if [ "$(cat $python/.installed 2>/dev/null)" != "$mcp_python" ]; then
+if [ "$(cat $python/.installed 2>/dev/null)" != "$mcp_python $botocore" ]; then
     rm -rf "$python"
     mkdir -p "$tools"
     python3 -m venv "$python"
-    "$python/bin/pip" install --quiet --disable-pip-version-check "mcp==$mcp_python"
-    printf '%s\n' "$mcp_python" >"$python/.installed"
+    "$python/bin/pip" install --quiet --disable-pip-version-check \
+        "mcp==$mcp_python" "botocore==$botocore"
+    printf '%s\n' "$mcp_python $botocore" >"$python/.installed"
 fi
 # Debian 12 has Node 18, and these need 20.
 node=$PWD/$tools/node/node_modules/node/bin/node

@@ -27,6 +27,7 @@ use crate::core::problem::{Code, Problem};
 use crate::core::types::Malformed;
 use crate::daemon;
 use crate::provisioner;
+use crate::web::Url;
 
 /// Most bytes of a file with a client secret that are read.
 const MAX_CLIENT_SECRET: u64 = 1024;
@@ -204,7 +205,23 @@ fn serve(request: Serve) -> Result<(), CliError> {
     };
     let (dev, passphrase_fd) = (request.dev, request.passphrase_fd);
     let openid = request.openid.map(openid).transpose()?;
-    let options = ServeOptions { listen, tls, data, dev, root_key, passphrase_fd, openid, log };
+    let provider_urls = request
+        .provider_urls
+        .iter()
+        .map(|url| url.parse::<Url>())
+        .collect::<Result<_, _>>()
+        .map_err(|wrong| Problem::invalid("--provider-url", wrong.to_string()))?;
+    let options = ServeOptions {
+        listen,
+        tls,
+        data,
+        dev,
+        root_key,
+        passphrase_fd,
+        openid,
+        provider_urls,
+        log,
+    };
     serve::serve(options).map_err(|error| not_serving(&error).into())
 }
 

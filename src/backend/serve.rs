@@ -15,11 +15,12 @@ use super::judge::TokenJudge;
 use super::oidc::{OpenId, OpenIdSettings};
 use super::store::{Options, SledStore, Store, StoreError};
 use super::tls::{self, CertificateError, CertificateFiles, ServerCertificate};
+use super::upstream::Upstreams;
 use super::vault::{Settings, Vault, VaultError};
 use crate::core::problem::Problem;
 use crate::core::types::BackendId;
 use crate::harden::{self, HardenError, Profile};
-use crate::web::{CertificatePin, Fetcher, Host};
+use crate::web::{CertificatePin, Fetcher, Host, Url};
 
 /// How often what is over by time is cleared away.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -62,6 +63,8 @@ pub struct ServeOptions {
     pub passphrase_fd: Option<i32>,
     /// By whom people sign in, beside the Unix socket.
     pub openid: Option<OpenIdSettings>,
+    /// Other addresses that services may be asked at.
+    pub provider_urls: Vec<Url>,
     /// How the log looks.
     pub log: LogFormat,
 }
@@ -222,6 +225,7 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
         clock: Arc::new(SystemClock::default()),
         entropy: Entropy::system(),
         judge: judge.map(|judge| Arc::new(judge) as Arc<dyn TokenJudge>),
+        mint: Arc::new(Upstreams::new(Fetcher::new(), options.provider_urls)),
     };
     let shared: Arc<dyn Store> = store.clone();
     let vault = Vault::open(shared, opened.root.expose(), settings).await?;
@@ -256,6 +260,8 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
     }
 
     let sweeper = tokio::spawn(sweep_forever(vault.clone()));
+    let for_errands = vault.clone();
+    let errands = tokio::spawn(async move { for_errands.run_errands().await });
     let for_peers = vault.clone();
     let make_backend: MakeBackend =
         Arc::new(move |peer, proof| Arc::new(for_peers.for_peer(peer).proving(proof)));
@@ -270,6 +276,7 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
         .await
         .map_err(ServeError::Serve)?;
     sweeper.abort();
+    errands.abort();
     if let Some(follower) = follower {
         follower.abort();
     }

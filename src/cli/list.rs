@@ -9,7 +9,8 @@ use super::context::Context;
 use super::report::CliError;
 use super::source::{self, Source};
 use super::{Checked, Finish};
-use crate::core::catalog::variable_for;
+use crate::core::backend::CredentialSummary;
+use crate::core::catalog;
 use crate::core::identity::AgentIdentity;
 use crate::core::problem::Problem;
 
@@ -102,13 +103,31 @@ async fn services(context: &Context<'_>, source: Source<'_>) -> Result<(), CliEr
         .map(|credential| {
             vec![
                 credential.service.to_string(),
-                variable_for(&credential.service),
+                variables_of(credential),
                 credential.version.to_string(),
                 credential.stored_at.for_people(),
             ]
         })
         .collect();
-    context.out.table(&["SERVICE", "VARIABLE", "VERSION", "STORED"], &rows)
+    context.out.table(&["SERVICE", "VARIABLE", "VERSION", "STORED"], &rows)?;
+    for credential in credentials.iter().filter(|credential| credential.made) {
+        let until = credential.expires_at.map_or_else(String::new, |end| {
+            format!("; it holds until {}, and is renewed when it is read", end.for_people())
+        });
+        context.out.say(&format!("{} was made for {agent}{until}", credential.service));
+    }
+    Ok(())
+}
+
+/// The names that `run` puts a key under.
+fn variables_of(credential: &CredentialSummary) -> String {
+    let entry = catalog::find(&credential.service).filter(|_| credential.made);
+    match entry.map(|entry| &entry.members) {
+        Some(members) if !members.is_empty() => {
+            members.values().map(String::as_str).collect::<Vec<_>>().join(" ")
+        }
+        _ => catalog::variable_for(&credential.service),
+    }
 }
 
 /// The date of a time as people read it.

@@ -13,23 +13,34 @@ use crate::core::problem::Problem;
 #[argh(
     description = "Forgets how keys of a service are got, and the account's own secret with it. \
                    Keys that agents have stay theirs.",
-    example = "agentkeys provisioner remove openrouter"
+    note = "While there are keys that were made by the service's own interface it is refused, \
+            since nothing else can end them there: revoke or tear down their agents first. With \
+            --abandon they are left at the service, for you to end them there.",
+    example = "agentkeys provisioner remove openrouter",
+    example = "agentkeys provisioner remove openrouter --abandon"
 )]
 /// see above
 pub struct RemoveArgs {
+    /// leave the keys that it made at the service
+    #[argh(switch)]
+    abandon: bool,
     /// service
     #[argh(positional, arg_name = "service")]
     words: Vec<String>,
 }
 
-/// For which service.
-pub struct Remove(ServiceName);
+/// For which service, and whether its keys may be left there.
+pub struct Remove {
+    service: ServiceName,
+    abandon: bool,
+}
 
 impl TryFrom<RemoveArgs> for Remove {
     type Error = Problem;
 
     fn try_from(raw: RemoveArgs) -> Result<Self, Problem> {
-        one_service("provisioner remove", &raw.words).map(Self)
+        let service = one_service("provisioner remove", &raw.words)?;
+        Ok(Self { service, abandon: raw.abandon })
     }
 }
 
@@ -37,9 +48,9 @@ impl Checked for Remove {
     type Raw = RemoveArgs;
 
     async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
-        let Self(service) = self;
+        let Self { service, abandon } = self;
         let open = context.open().await?;
-        open.backend.remove_provider(open.token, &service).await?;
+        open.backend.remove_provider(open.token, &service, abandon).await?;
         if context.out.json {
             context.out.object(&json!({ "removed": service }))?;
         } else {

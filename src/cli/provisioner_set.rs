@@ -10,6 +10,7 @@ use super::report::{CliError, usage};
 use super::secret_input::Source;
 use super::{Checked, Finish};
 use crate::client::sealing::seal;
+use crate::core::catalog;
 use crate::core::identity::ServiceName;
 use crate::core::problem::Problem;
 use crate::core::provision::{NewProvider, Settings, Way};
@@ -18,16 +19,24 @@ use crate::core::seal::Purpose;
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Sets up how keys of a service are got for agents that lack one. The account's \
-                   own secret there, such as the password of the mailbox that codes are sent to, \
-                   is asked for without being shown, and no agent can read it.",
+                   own secret there, such as an administrator's key, or the password of the \
+                   mailbox that codes are sent to, is asked for without being shown, and no agent \
+                   can read it.",
+    note = "--way api has the backend ask the service's own interface: each agent gets a key of \
+            its own, which is ended there when the agent is revoked. --way browser runs a recipe \
+            beside the agent. Unless told, the interface where one is known.",
     note = "An agent asks by its MCP tool provision, and you approve the first time for each \
-            service. What a recipe can be set is in docs/provisioning.md.",
-    example = "agentkeys provisioner set openrouter --set email=me@example.org",
-    example = "pass show mail | agentkeys provisioner set openrouter --set imap_user=me -",
-    example = "agentkeys provisioner set openrouter --set email=a@b.org --keep-secret"
+            service. What can be set is in docs/provisioning.md; what is missing is named.",
+    example = "agentkeys provisioner set openrouter --set limit=5",
+    example = "agentkeys provisioner set openai --set project=proj_1 --from-file admin-key",
+    example = "agentkeys provisioner set openrouter --way browser --set email=me@example.org",
+    example = "agentkeys provisioner set openrouter --set limit=10 --keep-secret"
 )]
 /// see above
 pub struct SetArgs {
+    /// api or browser
+    #[argh(option, arg_name = "way")]
+    way: Option<String>,
     /// a setting; may be given again
     #[argh(option, arg_name = "name=value")]
     set: Vec<String>,
@@ -48,6 +57,7 @@ pub struct SetArgs {
 /// What is set up for which service.
 pub struct Set {
     service: ServiceName,
+    way: Way,
     settings: Settings,
     /// `None` leaves the secret as it is.
     source: Option<Source>,
@@ -99,6 +109,12 @@ impl TryFrom<SetArgs> for Set {
         let dash = raw.words.len() > 1 && raw.words.last().is_some_and(|word| word == "-");
         let word = if dash { raw.words.pop().map(Into::into) } else { None };
         let service = one_service("provisioner set", &raw.words)?;
+        let makes = catalog::find(&service).and_then(|entry| entry.makes.as_ref());
+        let way = match raw.way.as_deref() {
+            Some(word) => word.parse()?,
+            None if makes.is_some() => Way::Api,
+            None => Way::Browser,
+        };
         let source = match (raw.keep_secret, Source::chosen(raw.from_file, raw.from_env, word)?) {
             (false, source) => Some(source),
             (true, Source::Prompt) => None,
@@ -110,7 +126,7 @@ impl TryFrom<SetArgs> for Set {
                 ));
             }
         };
-        Ok(Self { service, settings: settings(raw.set)?, source })
+        Ok(Self { service, way, settings: settings(raw.set)?, source })
     }
 }
 
@@ -118,8 +134,12 @@ impl Checked for Set {
     type Raw = SetArgs;
 
     async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
-        let Self { service, settings, source } = self;
-        let prompt = format!("your own secret for {service} (not shown): ");
+        let Self { service, way, settings, source } = self;
+        let makes = catalog::find(&service).and_then(|entry| entry.makes.as_ref());
+        let prompt = match makes.filter(|_| way == Way::Api) {
+            Some(makes) => format!("{} of {} (not shown): ", makes.secret, makes.from),
+            None => format!("your own secret for {service} (not shown): "),
+        };
         let secret = source.map(|source| source.read(&prompt, &context.out)).transpose()?;
         let open = context.open().await?;
         let sealed = match secret {
@@ -131,7 +151,7 @@ impl Checked for Set {
                 Some(seal(shielding, &purpose, &secret)?)
             }
         };
-        let new = NewProvider { way: Way::Browser, settings, sealed };
+        let new = NewProvider { way, settings, sealed };
         let provider = open.backend.set_provider(open.token, &service, &new).await?;
         if context.out.json {
             context.out.object(&provider)?;
@@ -158,6 +178,7 @@ mod tests {
     fn checked(words: &[&str], set: &[&str]) -> Result<Set, Problem> {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         Set::try_from(SetArgs {
+            way: None,
             set: owned(set),
             from_file: None,
             from_env: None,

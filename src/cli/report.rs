@@ -163,7 +163,11 @@ pub fn render(problem: &Problem, colour: bool) -> String {
     }
     let mut out = format!("{red}error:{plain} {detail}\n\n");
     let docs = [shown(&problem.docs)];
-    let parts: [(&str, &[String]); 3] = [
+    // Where it stopped, unless the sentence says so itself.
+    let step = problem.step.iter().filter(|step| !problem.detail.contains(step.as_str()));
+    let step: Vec<String> = step.map(|step| shown(step)).collect();
+    let parts: [(&str, &[String]); 4] = [
+        ("step", &step),
         ("cause", &shown_lines(&problem.cause)),
         ("fix", &shown_lines(&problem.fix)),
         ("docs", &docs),

@@ -16,6 +16,8 @@ use crate::core::types::SessionId;
     description = "Ends an agent's access at once. When this returns, no read in its name is \
                    answered any more, by anybody. Its credentials are kept: reinstate gives \
                    access back, teardown deletes.",
+    note = "Keys that services made for it by their own interface are ended there too, and it has \
+            none of them after a reinstate; provisioner list shows what is still to be ended.",
     note = "[agent] may be left out where there is just one.",
     example = "agentkeys revoke my-agent",
     example = "agentkeys revoke --session 0123456789abcdef0123456789abcdef"

@@ -15,7 +15,7 @@ use super::env_file::{self, Value};
 use super::report::{CliError, usage};
 use super::source::Source;
 use super::{Checked, Finish};
-use crate::core::catalog::{is_variable, variable_for};
+use crate::core::catalog::{self, is_variable, variable_for};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Code, Problem};
 use crate::core::secret::SecretBytes;
@@ -240,13 +240,48 @@ impl Run {
     }
 }
 
-/// Puts a key under a name.
+/// The parts of a key that is a JSON object, under the names that programs expect of them;
+/// `None` for a key that is one.
+fn parts(service: &ServiceName, key: &SecretBytes) -> Option<Variables> {
+    let members = &catalog::find(service)?.members;
+    let parsed: BTreeMap<String, Zeroizing<String>> = match members.is_empty() {
+        true => return None,
+        // The plaintext is taken apart, and goes into the environment that was asked for.
+        false => object(key.expose())?,
+    };
+    let mut parts = Variables::new();
+    for (member, variable) in members {
+        let value = parsed.get(member)?;
+        parts.insert(variable.clone(), SecretBytes::new(value.as_bytes().to_vec()));
+    }
+    Some(parts)
+}
+
+/// The members of a JSON object that are text; their values are wiped.
+fn object(bytes: &[u8]) -> Option<BTreeMap<String, Zeroizing<String>>> {
+    let members: BTreeMap<String, serde_json::Value> = serde_json::from_slice(bytes).ok()?;
+    let text = |(name, value)| match value {
+        serde_json::Value::String(text) if !text.contains('\0') => {
+            Some((name, Zeroizing::new(text)))
+        }
+        _ => None,
+    };
+    Some(members.into_iter().filter_map(text).collect())
+}
+
+/// Puts a key under a name; one of several parts under theirs, unless a name was chosen for it.
 fn insert(
     variables: &mut Variables,
     name: String,
     service: &ServiceName,
     key: &SecretBytes,
 ) -> Result<(), Problem> {
+    if name == variable_for(service)
+        && let Some(mut parts) = parts(service, key)
+    {
+        variables.append(&mut parts);
+        return Ok(());
+    }
     // The plaintext goes into the environment of the program that was asked for.
     let bytes = key.expose();
     if bytes.contains(&0) {
@@ -335,6 +370,32 @@ mod tests {
         let environment = environment.map(|(name, value)| (name.into(), value.into()));
         let out = taken_out(environment.into_iter());
         assert_eq!(out, ["AGENTKEYS_BACKEND", "AGENTKEYS_", "MY_TOKEN", "HEADER"]);
+    }
+
+    #[test]
+    fn a_key_of_several_parts_goes_under_the_names_of_the_parts() {
+        let aws = service("aws");
+        let put = |name: &str, key: &str| {
+            let mut variables = Variables::new();
+            let key = SecretBytes::new(key.as_bytes().to_vec());
+            insert(&mut variables, name.to_owned(), &aws, &key).unwrap();
+            let text = |value: SecretBytes| String::from_utf8_lossy(value.expose()).into_owned();
+            variables.into_iter().map(|(name, value)| (name, text(value))).collect::<Vec<_>>()
+        };
+        let usual = variable_for(&aws);
+        let key = r#"{"Version":1,"AccessKeyId":"ASIA","SecretAccessKey":"s","SessionToken":"t"}"#;
+        let owned = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let parts = [
+            owned("AWS_ACCESS_KEY_ID", "ASIA"),
+            owned("AWS_SECRET_ACCESS_KEY", "s"),
+            owned("AWS_SESSION_TOKEN", "t"),
+        ];
+        assert_eq!(put(&usual, key), parts);
+        // Whole under a name that was chosen, and where it is no such object.
+        assert_eq!(put("MINE", key), [owned("MINE", key)]);
+        for other in ["plain", "{}", r#"{"AccessKeyId":"a","SecretAccessKey":"b\u0000"}"#] {
+            assert_eq!(put(&usual, other), [owned(&usual, other)]);
+        }
     }
 
     #[test]

@@ -28,6 +28,9 @@ use crate::core::problem::Problem;
             --oidc-allow names, or, without it, whoever signs in first, who owns the backend from \
             then on. A client secret, which Google wants, is handed to every client, and is no \
             secret. See docs/sign-in.md.",
+    note = "Keys are made at services' own addresses (agentkeys provisioner set --way api). Only \
+            the user who runs the backend may have it ask another one; all others, those that \
+            --provider-url names.",
     example = "agentkeys serve --listen 127.0.0.1:8080 --data /var/lib/agentkeys",
     example = "agentkeys serve --listen unix:/run/agentkeys/socket --root-key keyring",
     example = "agentkeys serve --listen [::]:443 --tls-cert c.pem --tls-key k.pem --data D",
@@ -70,6 +73,9 @@ pub struct ServeArgs {
     /// who may sign in: an e-mail address or @domain; may be given again
     #[argh(option, arg_name = "entry")]
     oidc_allow: Vec<String>,
+    /// another address that a service may be asked at; may be given again
+    #[argh(option, arg_name = "url")]
+    provider_url: Vec<String>,
     /// read the passphrase from this file descriptor
     #[argh(option, arg_name = "number")]
     passphrase_fd: Option<String>,
@@ -169,6 +175,8 @@ pub struct Serve {
     pub passphrase_fd: Option<i32>,
     /// By whom people sign in.
     pub openid: Option<ServeOpenId>,
+    /// Other addresses that services may be asked at.
+    pub provider_urls: Vec<String>,
     /// How it logs.
     pub log_format: LogFormat,
     /// End the private one instead.
@@ -189,6 +197,7 @@ impl TryFrom<ServeArgs> for Serve {
             || raw.dev
             || raw.root_key.is_some()
             || raw.passphrase_fd.is_some()
+            || !raw.provider_url.is_empty()
             || raw.log_format.is_some();
         if raw.stop && others {
             return Err(usage(
@@ -236,6 +245,7 @@ impl TryFrom<ServeArgs> for Serve {
             root_key: raw.root_key,
             passphrase_fd,
             openid,
+            provider_urls: raw.provider_url,
             log_format,
             stop: raw.stop,
         })
@@ -286,6 +296,7 @@ mod tests {
                 root_key: None,
                 passphrase_fd: Some(3),
                 openid: None,
+                provider_urls: Vec::new(),
                 log_format: LogFormat::Json,
                 stop: false,
             })

@@ -61,6 +61,8 @@ pub enum Action {
     HeadAccepted,
     /// A key was got for an agent, or the way to get one was handed to its daemon.
     Provision,
+    /// A key that was made for an agent was ended at its service, or could not be.
+    EndUpstream,
     /// How keys of a service are got was set up.
     ProviderSet,
     /// It was forgotten.

@@ -241,9 +241,15 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
         Err(provision::no_way(service))
     }
 
-    /// Forgets how keys of a service are got. Refused while keys are there that it made.
-    async fn remove_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
-        let _ = session;
+    /// Forgets how keys of a service are got. Refused while keys are there that it made, unless
+    /// they are abandoned: they stay at the service, for somebody else to end.
+    async fn remove_provider(
+        &self,
+        session: &SessionToken,
+        service: &ServiceName,
+        abandon: bool,
+    ) -> Answer<()> {
+        let _ = (session, abandon);
         Err(provision::no_way(service))
     }
 

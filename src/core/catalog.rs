@@ -3,6 +3,7 @@
 //! does.
 //!
 //! Must never hold a rule of access: a service that is not in it is as good as one that is.
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -26,6 +27,37 @@ pub struct Service {
     /// What a key looks like; absent where nobody promises anything.
     #[serde(default)]
     pub key: Option<KeyShape>,
+    /// Where a key is a JSON object: its members, and the variables that each of them goes into.
+    #[serde(default)]
+    pub members: BTreeMap<String, String>,
+    /// What its own interface wants to make keys; absent where none is known.
+    #[serde(default)]
+    pub makes: Option<Makes>,
+}
+
+/// What a service's own interface wants to make keys.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Makes {
+    /// What the account's own secret there is.
+    pub secret: String,
+    /// The page that one is got from, without a scheme.
+    pub from: String,
+    /// What can be set.
+    pub settings: Vec<Setting>,
+}
+
+/// Something that can be set.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setting {
+    /// Its name.
+    pub name: String,
+    /// What it is, on one line.
+    pub about: String,
+    /// Whether there is no key without it.
+    #[serde(default)]
+    pub required: bool,
 }
 
 /// How a key travels in a request. `{}` stands for the key.
@@ -55,6 +87,8 @@ pub enum Sent {
         #[serde(default)]
         user: Option<String>,
     },
+    /// Not at all: the request is signed with it, by the scheme of this name.
+    Signed(String),
 }
 
 /// What a key looks like: how it begins and how long it is.
@@ -181,6 +215,15 @@ mod tests {
                     assert!(begin.starts_with('/') && begin.matches("{}").count() == 1);
                 }
                 Sent::Basic { .. } => {}
+                Sent::Signed(scheme) => assert!(!scheme.is_empty()),
+            }
+            for (member, variable) in &entry.members {
+                assert!(is_variable(variable) && !member.is_empty(), "{member}: {variable}");
+            }
+            for setting in entry.makes.iter().flat_map(|makes| &makes.settings) {
+                let fits = |c: u8| c.is_ascii_lowercase() || c == b'_';
+                assert!(setting.name.bytes().all(fits) && setting.name != "url");
+                assert!(!setting.about.is_empty(), "{}", setting.name);
             }
             if let Some(shape) = &entry.key {
                 assert!(!shape.prefixes.is_empty() && !shape.looks.is_empty(), "{}", entry.name);

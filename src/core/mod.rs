@@ -27,3 +27,4 @@ pub mod sign_in;
 pub mod token;
 pub mod types;
 pub mod wire;
+pub mod words;

@@ -20,6 +20,7 @@ use crate::core::identity::ServiceName;
 use crate::core::problem::Problem;
 use crate::core::provision::Settings;
 use crate::core::secret::SecretBytes;
+use crate::core::words::cleaned;
 
 /// How long a recipe may take, from its start.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -241,7 +242,7 @@ impl Run<'_> {
         let service = self.task.service;
         Some(match message {
             Message::Progress { step, percent, .. } => {
-                self.step = failure::cleaned(&step, &secret);
+                self.step = cleaned(&step, &secret);
                 self.percent = self.percent.max(percent.min(100));
                 (self.progress)(&self.step, self.percent);
                 return None;
@@ -264,13 +265,11 @@ impl Run<'_> {
                 },
             },
             Message::NeedInput { step, what, message, .. } => {
-                let (step, message) =
-                    (failure::cleaned(&step, &secret), failure::cleaned(&message, &secret));
+                let (step, message) = (cleaned(&step, &secret), cleaned(&message, &secret));
                 Outcome::Failed(failure::needs_person(&step, service, what, &message))
             }
             Message::Error { step, reason, message, screenshot, .. } => {
-                let (step, message) =
-                    (failure::cleaned(&step, &secret), failure::cleaned(&message, &secret));
+                let (step, message) = (cleaned(&step, &secret), cleaned(&message, &secret));
                 let given = self.task.screenshot.and_then(Path::to_str);
                 let screenshot = given.filter(|given| screenshot.as_deref() == Some(given));
                 Outcome::Failed(failure::reported(&step, service, reason, &message, screenshot))
@@ -311,7 +310,7 @@ impl Run<'_> {
         match told {
             Some(Told::Ended(ended)) => {
                 let said = String::from_utf8_lossy(&said.tail);
-                failure::died(&self.step, ended, &failure::cleaned(&said, &[]))
+                failure::died(&self.step, ended, &cleaned(&said, &[]))
             }
             Some(Told::Problem(problem)) => problem,
             None => failure::gone(&self.step),

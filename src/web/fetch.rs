@@ -1,5 +1,5 @@
-//! A small client for the pages of an OpenID issuer: one request a connection, everything
-//! bounded, and nothing believed that the certificate does not vouch for.
+//! A small client for an OpenID issuer and for the services that make keys: one request a
+//! connection, everything bounded, and nothing believed that the certificate does not vouch for.
 //!
 //! `https://` by the trust that it was given, `http://` to this machine alone, anything else
 //! refused before a byte is sent. No redirect is followed: what was sent to one server, a code
@@ -8,10 +8,13 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
+pub use hyper::Method;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, USER_AGENT};
-use hyper::{Method, Request, Response};
+use hyper::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -78,6 +81,9 @@ pub enum FetchError {
     /// The answer is not JSON, or not the JSON that was wanted.
     #[error("the answer of {0} is not the JSON that it should be")]
     NotJson(String),
+    /// The answer is not XML, or not the XML that was wanted.
+    #[error("the answer of {0} is not the XML that it should be")]
+    NotXml(String),
 }
 
 impl FetchError {
@@ -85,17 +91,63 @@ impl FetchError {
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Late(_) | Self::Broken(_))
     }
+
+    /// Whether it is sure that the server did not get to see the request.
+    pub fn nothing_sent(&self) -> bool {
+        use FetchError::{NotBelieved, Trust, Unreachable, Url};
+        matches!(self, Url(_) | Trust(_) | Unreachable { .. } | NotBelieved { .. })
+    }
 }
 
 /// A whole answer. Its bytes are wiped when it is dropped, since they may hold tokens.
 pub struct Fetched {
-    /// The HTTP status; never a redirect. Only with one below 300 is it sure to be JSON.
+    /// The HTTP status; never a redirect. Only with one below 300 is it sure to be of the form
+    /// that was wanted.
     pub status: u16,
+    /// How many seconds to wait before another try, if `Retry-After` says so in seconds.
+    pub retry_after: Option<u64>,
     /// How long it may be kept, if `Cache-Control` says so; `no-store` and `no-cache` are zero.
     pub max_age: Option<Duration>,
     url: String,
-    is_json: bool,
+    as_wanted: bool,
     body: Zeroizing<Vec<u8>>,
+}
+
+/// In what form an answer is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Form {
+    /// JSON.
+    #[default]
+    Json,
+    /// XML.
+    Xml,
+}
+
+impl Form {
+    fn media_types(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Xml => "text/xml, application/xml",
+        }
+    }
+
+    fn failed(self, url: String) -> FetchError {
+        match self {
+            Self::Json => FetchError::NotJson(url),
+            Self::Xml => FetchError::NotXml(url),
+        }
+    }
+
+    fn is_of(self, headers: &HeaderMap) -> bool {
+        let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let given = given.map(|given| given.split(';').next().unwrap_or_default().trim());
+        let Some(given) = given.map(str::to_ascii_lowercase) else { return false };
+        let (kind, sub) = given.split_once('/').unwrap_or_default();
+        match self {
+            Self::Json => kind == "application" && (sub == "json" || sub.ends_with("+json")),
+            Self::Xml => sub == "xml" && (kind == "text" || kind == "application"),
+        }
+    }
 }
 
 impl Fetched {
@@ -109,9 +161,30 @@ impl Fetched {
     /// # Errors
     /// `NotJson`, when its content type or its shape is another.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, FetchError> {
-        let read = self.is_json.then(|| serde_json::from_slice(&self.body).ok()).flatten();
+        let read = self.as_wanted.then(|| serde_json::from_slice(&self.body).ok()).flatten();
         read.ok_or_else(|| FetchError::NotJson(self.url.clone()))
     }
+
+    /// The body as text, if it is of the form that was wanted.
+    pub fn text(&self) -> Option<&str> {
+        self.as_wanted.then(|| std::str::from_utf8(&self.body).ok()).flatten()
+    }
+}
+
+/// A request.
+pub struct Asked<'a> {
+    /// Its method.
+    pub method: Method,
+    /// Where to.
+    pub url: &'a str,
+    /// More header fields, such as a bearer token.
+    pub headers: &'a [(&'static str, &'a str)],
+    /// In what form the answer is wanted.
+    pub form: Form,
+    /// The body's type, if there is a body.
+    pub kind: Option<&'static str>,
+    /// The body; wiped after it was sent.
+    pub body: Zeroizing<Vec<u8>>,
 }
 
 /// Fetches pages. Reads the machine's roots when it first needs them.
@@ -151,30 +224,34 @@ impl Fetcher {
         self.fetch(Method::POST, url, form(fields)).await
     }
 
+    /// Sends any request whose answer is of the form that is wanted, or nothing.
+    ///
+    /// # Errors
+    /// Any [`FetchError`]. An answer with a status of 400 and more is none.
+    pub async fn send(&self, asked: Asked<'_>) -> Result<Fetched, FetchError> {
+        let url: Url = asked.url.parse()?;
+        let whole = timeout(WHOLE, self.exchange(asked, &url)).await;
+        whole.unwrap_or_else(|_| Err(FetchError::Late(url.origin())))
+    }
+
     async fn fetch(
         &self,
         method: Method,
         url: &str,
         body: Zeroizing<Vec<u8>>,
     ) -> Result<Fetched, FetchError> {
-        let url: Url = url.parse()?;
-        let whole = timeout(WHOLE, self.exchange(method, &url, body)).await;
-        whole.unwrap_or_else(|_| Err(FetchError::Late(url.origin())))
+        let kind = (method == Method::POST).then_some("application/x-www-form-urlencoded");
+        self.send(Asked { method, url, headers: &[], form: Form::Json, kind, body }).await
     }
 
-    async fn exchange(
-        &self,
-        method: Method,
-        url: &Url,
-        body: Zeroizing<Vec<u8>>,
-    ) -> Result<Fetched, FetchError> {
+    async fn exchange(&self, asked: Asked<'_>, url: &Url) -> Result<Fetched, FetchError> {
         let late = |_| FetchError::Late(url.origin());
         if url.tls {
             let secured = timeout(CONNECT, self.secured(url)).await.map_err(late)??;
-            ask(secured, method, url, body).await
+            ask(secured, asked, url).await
         } else {
             let plain = timeout(CONNECT, dialled(url)).await.map_err(late)??;
-            ask(plain, method, url, body).await
+            ask(plain, asked, url).await
         }
     }
 
@@ -203,12 +280,7 @@ async fn dialled(url: &Url) -> Result<tokio::net::TcpStream, FetchError> {
         .map_err(|error| FetchError::Unreachable { origin: url.origin(), reason: words(&error) })
 }
 
-async fn ask<S>(
-    stream: S,
-    method: Method,
-    url: &Url,
-    body: Zeroizing<Vec<u8>>,
-) -> Result<Fetched, FetchError>
+async fn ask<S>(stream: S, asked: Asked<'_>, url: &Url) -> Result<Fetched, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -222,29 +294,40 @@ where
     // Ends the connection with this call, however the call ends.
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
+    let Asked { method, url: _, headers, form, kind, body } = asked;
     let mut request = Request::builder()
-        .method(&method)
+        .method(method)
         .uri(&url.target)
         .header(HOST, url.authority())
-        .header(ACCEPT, "application/json")
+        .header(ACCEPT, form.media_types())
         .header(USER_AGENT, concat!("agentkeys/", env!("CARGO_PKG_VERSION")));
-    if method == Method::POST {
-        request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    if let Some(kind) = kind {
+        request = request.header(CONTENT_TYPE, kind);
+    }
+    for (name, value) in headers {
+        let mut value = HeaderValue::from_str(value).map_err(|_| UrlError::Form)?;
+        value.set_sensitive(true);
+        request = request.header(*name, value);
     }
     let request = request.body(Full::new(wiped(body))).map_err(|_| UrlError::Form)?;
     let response = sender.send_request(request).await.map_err(|_| broken())?;
-    received(url, response).await
+    received(url, form, response).await
 }
 
-async fn received(url: &Url, response: Response<Incoming>) -> Result<Fetched, FetchError> {
+async fn received(
+    url: &Url,
+    form: Form,
+    response: Response<Incoming>,
+) -> Result<Fetched, FetchError> {
     let (head, mut body) = response.into_parts();
     let status = head.status.as_u16();
     if head.status.is_redirection() {
         return Err(FetchError::Redirect { url: url.to_string(), status });
     }
-    let is_json = is_json(&head.headers);
-    if head.status.is_success() && !is_json {
-        return Err(FetchError::NotJson(url.to_string()));
+    let as_wanted = form.is_of(&head.headers);
+    // An answer without content has no type either.
+    if head.status.is_success() && head.status != StatusCode::NO_CONTENT && !as_wanted {
+        return Err(form.failed(url.to_string()));
     }
     let too_large = || FetchError::TooLarge(url.to_string());
     if body.size_hint().lower() > MAX_ANSWER as u64 {
@@ -264,17 +347,9 @@ async fn received(url: &Url, response: Response<Incoming>) -> Result<Fetched, Fe
         }
     }
     let max_age = max_age(&head.headers);
-    Ok(Fetched { status, max_age, url: url.to_string(), is_json, body: bytes })
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let given = given.map(|given| given.split(';').next().unwrap_or_default().trim());
-    given.is_some_and(|given| {
-        let given = given.to_ascii_lowercase();
-        given == "application/json"
-            || given.strip_prefix("application/").is_some_and(|sub| sub.ends_with("+json"))
-    })
+    let after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let url = url.to_string();
+    Ok(Fetched { status, retry_after: after, max_age, url, as_wanted, body: bytes })
 }
 
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
@@ -294,7 +369,7 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The fields as `application/x-www-form-urlencoded`, in a buffer that never moves.
-fn form(fields: &[(&str, &str)]) -> Zeroizing<Vec<u8>> {
+pub fn form(fields: &[(&str, &str)]) -> Zeroizing<Vec<u8>> {
     let most = fields.iter().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
     let mut form = Zeroizing::new(Vec::with_capacity(most));
     for (name, value) in fields {
@@ -346,14 +421,19 @@ mod tests {
     }
 
     #[test]
-    fn json_is_known_by_its_content_type() {
-        let json = |value: &str| {
+    fn json_and_xml_are_known_by_their_content_type() {
+        let is = |form: Form, value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, value.parse().unwrap());
-            is_json(&headers)
+            form.is_of(&headers)
         };
-        assert!(json("application/json; charset=utf-8") && json("Application/JWK-set+JSON"));
-        assert!(!json("text/html") && !json("application/jsonp") && !json("text/json+json"));
-        assert!(!is_json(&HeaderMap::new()));
+        assert!(is(Form::Json, "application/json; charset=utf-8"));
+        assert!(is(Form::Json, "Application/JWK-set+JSON"));
+        assert!(is(Form::Xml, "text/xml") && is(Form::Xml, "Application/XML; charset=utf-8"));
+        for other in ["text/html", "application/jsonp", "text/json+json", "json", ""] {
+            assert!(!is(Form::Json, other) && !is(Form::Xml, other), "{other}");
+        }
+        assert!(!is(Form::Json, "text/xml") && !is(Form::Xml, "application/json"));
+        assert!(!Form::Json.is_of(&HeaderMap::new()));
     }
 }

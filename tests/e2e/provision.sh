@@ -32,7 +32,7 @@ url=$(jq -r .url <<<"$said")
 left() { ls -A "$TMPDIR" | grep agentkeys-recipe || pgrep -af "$recipes/dist/main.js" || true; }
 
 agentkeys init
-printf %s "$password" | agentkeys provisioner set openrouter --set email=ada@service.test \
+printf %s "$password" | agentkeys provisioner set openrouter --way browser --set email=ada@service.test \
     --set imap="$imap" --set imap_user=ada --set from=codes@service.test --set url="$url" -
 agentkeys provisioner list
 agentkeys provisioner check openrouter
@@ -83,7 +83,7 @@ expect "" left
 
 say "The daemon is killed while the browser waits for a mail that never comes: nothing is left"
 background site --lmtp "$lmtp" --fault no-mail
-printf %s "$password" | agentkeys provisioner set openrouter --set email=ada@service.test \
+printf %s "$password" | agentkeys provisioner set openrouter --way browser --set email=ada@service.test \
     --set imap="$imap" --set imap_user=ada --set from=codes@service.test \
     --set url="$(jq -r .url <<<"$said")" -
 printf sk-other | agentkeys store second other -

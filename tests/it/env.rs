@@ -16,6 +16,7 @@ use agentkeys::backend::http::{self, Limits, ListenAddress, Listener, Stopped};
 use agentkeys::backend::judge::TokenJudge;
 use agentkeys::backend::peer::{Peer, UnixPeer};
 use agentkeys::backend::store::{Check, KeyRange, Options, SledStore, Store, Value, Write};
+use agentkeys::backend::upstream::Upstreams;
 use agentkeys::backend::vault::{Settings, Vault, VaultError};
 use agentkeys::client::http::{Address, HttpBackend};
 use agentkeys::core::audit::{Action, Entry, Event, Fault, Head, Outcome, Walk};
@@ -32,6 +33,7 @@ use agentkeys::core::token::SessionToken;
 use agentkeys::core::types::{
     AccountId, BackendId, PublicKey, SessionId, Timestamp, WalletAddress,
 };
+use agentkeys::web::{Fetcher, Url};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -80,6 +82,7 @@ pub struct TestEnv {
     pub clock: Arc<FakeClock>,
     dev: bool,
     judge: Option<Arc<dyn TokenJudge>>,
+    provider_urls: Vec<Url>,
     open: Option<Open>,
 }
 
@@ -118,17 +121,24 @@ impl TestEnv {
 
     /// A fresh backend, with or without `--dev`.
     pub async fn with_dev(dev: bool) -> Self {
-        Self::with(dev, None).await
+        Self::with(dev, None, Vec::new()).await
     }
 
     /// A fresh backend that is signed in at by an issuer, and by no test identity.
     pub async fn with_judge(judge: Arc<dyn TokenJudge>) -> Self {
-        Self::with(false, Some(judge)).await
+        Self::with(false, Some(judge), Vec::new()).await
     }
 
-    async fn with(dev: bool, judge: Option<Arc<dyn TokenJudge>>) -> Self {
+    /// A fresh backend that asks services at these addresses too.
+    pub async fn asking(urls: &[&str]) -> Self {
+        let urls = urls.iter().map(|url| url.parse().expect("a good address")).collect();
+        Self::with(true, None, urls).await
+    }
+
+    async fn with(dev: bool, judge: Option<Arc<dyn TokenJudge>>, provider_urls: Vec<Url>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut env = Self { dir, clock: FakeClock::new(), dev, judge, open: None };
+        let clock = FakeClock::new();
+        let mut env = Self { dir, clock, dev, judge, provider_urls, open: None };
         env.try_open().await.expect("a fresh store opens");
         env
     }
@@ -198,6 +208,7 @@ impl TestEnv {
             clock: self.clock.clone(),
             entropy: Entropy::system(),
             judge: self.judge.clone(),
+            mint: Arc::new(Upstreams::new(Fetcher::new(), self.provider_urls.clone())),
         };
         match Vault::open(store.clone(), &ROOT, settings).await {
             Ok(vault) => {

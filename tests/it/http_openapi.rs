@@ -202,9 +202,10 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
                 json!({"service": "x", "way": "browser", "settings": {"email": "a@x.org"},
                        "secret": "AA=="}),
             ),
-            Route::ProviderCheck | Route::ProviderRemove => {
-                (session.expose(), String::new(), json!({"service": "x"}))
+            Route::ProviderRemove => {
+                (session.expose(), String::new(), json!({"service": "x", "abandon": true}))
             }
+            Route::ProviderCheck => (session.expose(), String::new(), json!({"service": "x"})),
             Route::RendezvousRegister => (
                 open.expose(),
                 String::new(),

@@ -546,8 +546,13 @@ impl AccountBackend for Fake {
         Ok(provider())
     }
 
-    async fn remove_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
-        self.note(session, format!("remove_provider {service}"))
+    async fn remove_provider(
+        &self,
+        session: &SessionToken,
+        service: &ServiceName,
+        abandon: bool,
+    ) -> Answer<()> {
+        self.note(session, format!("remove_provider {service} {abandon}"))
     }
 
     async fn list_providers(&self, session: &SessionToken) -> Answer<Vec<Provider>> {

@@ -32,7 +32,7 @@ fn smoke() {
     fs::create_dir(&tmp).unwrap();
     let imap = format!("imap={}", server["imap"].as_str().unwrap());
     let site_url = format!("url={url}");
-    let mut set = vec!["provisioner", "set", "openrouter"];
+    let mut set = vec!["provisioner", "set", "openrouter", "--way", "browser"];
     for setting in
         ["email=ada@service.test", "imap_user=ada", "from=codes@service.test", &imap, &site_url]
     {

@@ -12,12 +12,12 @@ use crate::env::{Master, TestEnv, code, id, refused, scope, service};
 
 const PASSWORD: &[u8] = b"the mailbox's own password";
 
-fn settings(pairs: &[(&str, &str)]) -> Settings {
+pub fn settings(pairs: &[(&str, &str)]) -> Settings {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     Settings::new(pairs.iter().map(owned).collect()).expect("good settings")
 }
 
-async fn sealed(master: &Master, name: &str, secret: &[u8]) -> Vec<u8> {
+pub async fn sealed(master: &Master, name: &str, secret: &[u8]) -> Vec<u8> {
     let key = master.backend.shielding_key().await.expect("a key").public_key;
     let random: [u8; 32] = Entropy::system().bytes().expect("randomness");
     let purpose = Purpose::provider(master.account, &service(name));
@@ -68,10 +68,10 @@ async fn what_is_set_up_is_listed_without_its_secret_and_can_be_forgotten() {
     let list = ada.backend.list_providers(&ada.session).await.unwrap();
     assert_eq!(list, [provider]);
     ada.backend.check_provider(&ada.session, &service("openrouter")).await.unwrap();
-    ada.backend.remove_provider(&ada.session, &service("openrouter")).await.unwrap();
+    ada.backend.remove_provider(&ada.session, &service("openrouter"), false).await.unwrap();
     assert_eq!(ada.backend.list_providers(&ada.session).await.unwrap(), []);
     for answer in [
-        ada.backend.remove_provider(&ada.session, &service("openrouter")).await,
+        ada.backend.remove_provider(&ada.session, &service("openrouter"), false).await,
         ada.backend.check_provider(&ada.session, &service("openrouter")).await,
     ] {
         assert_eq!(code(answer), Code::NotFound);
@@ -170,7 +170,10 @@ async fn an_agent_sees_and_changes_nothing_of_it() {
     let name = service("openrouter");
     assert_eq!(code(child.backend.list_providers(&child.session).await), Code::Denied);
     assert_eq!(code(child.backend.check_provider(&child.session, &name).await), Code::Denied);
-    assert_eq!(code(child.backend.remove_provider(&child.session, &name).await), Code::Denied);
+    assert_eq!(
+        code(child.backend.remove_provider(&child.session, &name, false).await),
+        Code::Denied
+    );
     assert_eq!(code(set(&child, "openrouter", Settings::default(), None).await), Code::Denied);
     // Nor does another account, or another agent.
     assert_eq!(bob.backend.list_providers(&bob.session).await.unwrap(), []);

@@ -157,8 +157,9 @@ impl Desk {
         let (place, home) = (Place::new(), Home::new());
         home.store("bot", "other", "sk-other");
         for name in services {
-            let set = ["provisioner", "set", name, "--set", "email=ada@example.org", "-"];
-            home.run_with(PASSWORD, &set).exits(0);
+            let set = ["provisioner", "set", name, "--way", "browser", "-"];
+            let email = ["--set", "email=ada@example.org"];
+            home.run_with(PASSWORD, &[&set[..], &email].concat()).exits(0);
         }
         if allowed {
             let all = ["other"].iter().chain(services).copied().collect::<Vec<_>>().join(",");

@@ -22,8 +22,8 @@ pub enum Action {
     Set(SessionToken, ServiceName, NewProvider),
     /// Ask the service whether it still works.
     Check(SessionToken, ServiceName),
-    /// Forget it.
-    Remove(SessionToken, ServiceName),
+    /// Forget it; with the flag, though it leaves keys at the service.
+    Remove(SessionToken, ServiceName, bool),
 }
 
 /// `POST /provision`.
@@ -57,8 +57,8 @@ pub fn check(call: &Call<'_>) -> Answer<Action> {
 /// `DELETE /provider`.
 pub fn remove(call: &Call<'_>) -> Answer<Action> {
     let session = call.session()?;
-    let wire::OneService { service } = call.json()?;
-    Ok(Action::Remove(session, service))
+    let wire::RemoveProvider { service, abandon } = call.json()?;
+    Ok(Action::Remove(session, service, abandon))
 }
 
 impl Action {
@@ -80,8 +80,8 @@ impl Action {
                 backend.check_provider(&session, &service).await?;
                 Ok(Reply::done())
             }
-            Self::Remove(session, service) => {
-                backend.remove_provider(&session, &service).await?;
+            Self::Remove(session, service, abandon) => {
+                backend.remove_provider(&session, &service, abandon).await?;
                 Ok(Reply::done())
             }
         }

@@ -160,6 +160,7 @@ impl Inner {
             gone.push(keys::holder(account, &mac, wallet));
             gone.push(credential.key.clone());
             proposal.checks.push(credential.unchanged());
+            self.push_ending(&agent.row, &credential, access.now, &mut proposal)?;
         }
         gone.extend((0..Layer::ALL.len()).map(|at| keys::balance(account, wallet, at as u8)));
         gone.extend(self.ledger_tail(account, wallet).await?);
@@ -167,7 +168,9 @@ impl Inner {
         self.push_agent_count(access, -1, &mut proposal)?;
         proposal.fences.push(Fence::Agent(wallet, u64::MAX));
         proposal.events.push(access.event(Action::Teardown, Outcome::Allowed).of(&agent.row));
-        self.propose(proposal).await
+        let done = self.propose(proposal).await?;
+        self.errands.notify_one();
+        Ok(done)
     }
 
     /// Some rows of the agent's ledger; the sweeper takes what is left of a long one.

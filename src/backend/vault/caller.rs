@@ -251,10 +251,15 @@ impl AccountBackend for Caller {
         })
     }
 
-    async fn remove_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
+    async fn remove_provider(
+        &self,
+        session: &SessionToken,
+        service: &ServiceName,
+        abandon: bool,
+    ) -> Answer<()> {
         until_done!({
             let access = self.access(session).await?;
-            self.vault.remove_provider(&access, service).await?
+            self.vault.remove_provider(&access, service, abandon).await?
         })
     }
 

@@ -181,6 +181,20 @@ impl Inner {
         let mac = self.service_mac(service);
         let (account, wallet) = (agent.row.account, agent.row.wallet);
         let row = match before {
+            Some(old) if old.row.origin.is_some() => {
+                // A key that was made is ended at its service, and not kept.
+                let version = old.row.version + 1;
+                proposal.checks.push(old.unchanged());
+                self.push_ending(&agent.row, &old, access.now, &mut proposal)?;
+                CredentialRow {
+                    service: service.clone(),
+                    version,
+                    oldest: version,
+                    stored_at: access.now,
+                    secret,
+                    origin: None,
+                }
+            }
             Some(old) => {
                 let version = old.row.version + 1;
                 let oldest = old.row.oldest.max(version.saturating_sub(KEPT_VERSIONS));
@@ -218,13 +232,16 @@ impl Inner {
                     oldest: 1,
                     stored_at: access.now,
                     secret,
+                    origin: None,
                 }
             }
         };
         proposal.writes.push(self.put(key, &row)?);
         let event = access.event(Action::Store, Outcome::Allowed).of(&agent.row).service(service);
         proposal.events.push(event.detail(format!("version {}", row.version)));
-        self.propose(proposal).await
+        let done = self.propose(proposal).await?;
+        self.errands.notify_one();
+        Ok(done)
     }
 
     /// Records that somebody was denied; only then is the refusal given.
@@ -326,7 +343,6 @@ impl Inner {
             Err(Refusal::Plain(problem)) => return Err(problem),
         };
         let mut proposal = access.unchanged_with(&agent);
-        proposal.checks.push(credential.unchanged());
         let act = Act::Read { agent: identity, service };
         let shown = match self.present_read(access, &act, &agent.row, &mut proposal).await {
             Err(problem) if is_set_back(&problem) => {
@@ -336,6 +352,10 @@ impl Inner {
             }
             shown => shown?,
         };
+        let Some(credential) = self.fresh(access, &agent, credential).await? else {
+            return Ok(None);
+        };
+        proposal.checks.push(credential.unchanged());
         let plain = self.reveal(&credential, &agent.row)?;
         let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row).shown(shown);
         proposal.events.push(event.service(&credential.row.service));
@@ -368,6 +388,9 @@ impl Inner {
             if !scope.allows(&credential.row.service) {
                 continue;
             }
+            let Some(credential) = self.fresh(access, &agent, credential).await? else {
+                return Ok(None);
+            };
             let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row).shown(shown);
             proposal.events.push(event.service(&credential.row.service));
             proposal.checks.push(credential.unchanged());
@@ -381,7 +404,7 @@ impl Inner {
         Ok(self.propose(proposal).await?.then_some(releases))
     }
 
-    async fn credentials_of(&self, agent: &AgentRow) -> Answer<Vec<Loaded<CredentialRow>>> {
+    pub async fn credentials_of(&self, agent: &AgentRow) -> Answer<Vec<Loaded<CredentialRow>>> {
         let prefix = keys::credentials(agent.account, agent.wallet);
         self.load_all(&prefix, MAX_SERVICES).await
     }
@@ -443,6 +466,7 @@ impl Inner {
             oldest,
             stored_at: access.now,
             secret: before.row.secret.clone(),
+            origin: None,
         };
         let mut proposal = access.unchanged();
         proposal.checks.extend([agent.unchanged(), current.unchanged(), before.unchanged()]);
@@ -467,7 +491,7 @@ pub fn summary(row: &CredentialRow) -> CredentialSummary {
         version: row.version,
         kept: row.version - row.oldest,
         stored_at: row.stored_at,
-        expires_at: None,
-        made: false,
+        expires_at: row.expires_at(),
+        made: row.origin.is_some(),
     }
 }

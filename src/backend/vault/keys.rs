@@ -118,6 +118,24 @@ pub fn providers(account: AccountId) -> Vec<u8> {
     key(b'K', &[&account.0])
 }
 
+/// Something to be done at a service, not before `at`.
+pub fn errand(at: Timestamp, account: AccountId, id: &[u8; 16]) -> Vec<u8> {
+    key(b'U', &[&at.0.to_be_bytes(), &account.0, id])
+}
+
+/// All that is to be done at services.
+pub fn errands() -> Vec<u8> {
+    key(b'U', &[])
+}
+
+/// When an errand is due, whose it is, and its id.
+pub fn parts_of_errand(key: &[u8]) -> Option<(Timestamp, AccountId, [u8; 16])> {
+    let (at, rest) = key.strip_prefix(b"U")?.split_first_chunk::<8>()?;
+    let (account, id) = rest.split_first_chunk::<16>()?;
+    let at = Timestamp(u64::from_be_bytes(*at));
+    Some((at, AccountId(*account), id.try_into().ok()?))
+}
+
 /// A session.
 pub fn session(id: SessionId) -> Vec<u8> {
     key(b's', &[&id.0])

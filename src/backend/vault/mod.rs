@@ -13,6 +13,7 @@ mod caller;
 mod cells;
 mod certificate;
 mod credential;
+mod errand;
 mod fence;
 mod group;
 mod guess;
@@ -21,6 +22,7 @@ mod identity;
 mod journal;
 mod keys;
 mod ledger;
+mod minting;
 mod presence;
 mod provider;
 mod provision;
@@ -45,6 +47,7 @@ use serde::de::DeserializeOwned;
 
 use crate::backend::clock::{Clock, Entropy};
 use crate::backend::judge::TokenJudge;
+use crate::backend::mint::Mint;
 use crate::backend::peer::Peer;
 use crate::backend::store::{Check, KeyRange, Store, Value, Write};
 use crate::core::audit::Head;
@@ -79,6 +82,8 @@ pub struct Settings {
     pub entropy: Entropy,
     /// Who judges ID tokens; absent where the backend names no issuer.
     pub judge: Option<Arc<dyn TokenJudge>>,
+    /// Who makes keys at services.
+    pub mint: Arc<dyn Mint>,
 }
 
 /// The vault. Clones share it.
@@ -94,6 +99,10 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Entropy,
     judge: Option<Arc<dyn TokenJudge>>,
+    mint: Arc<dyn Mint>,
+    minting: minting::Turns,
+    /// Told whenever there may be a new errand.
+    errands: tokio::sync::Notify,
     shielding_secret: Hidden<[u8; 32]>,
     shielding_public: PublicKey,
     guesses: Guesses,
@@ -118,7 +127,7 @@ impl Vault {
         root: &[u8; 32],
         settings: Settings,
     ) -> Result<Self, VaultError> {
-        let Settings { backend_id, dev, clock, entropy, judge } = settings;
+        let Settings { backend_id, dev, clock, entropy, judge, mint } = settings;
         let cells = Arc::new(Cells::new(root, &entropy)?);
         let first = first_rows(&cells, backend_id, dev, &*clock, &entropy)?;
         let journal = Journal::open(store.clone(), cells.clone(), backend_id, first).await?;
@@ -146,6 +155,9 @@ impl Vault {
             clock,
             entropy,
             judge,
+            mint,
+            minting: minting::Turns::default(),
+            errands: tokio::sync::Notify::new(),
             shielding_secret,
             shielding_public,
             guesses: Guesses::default(),

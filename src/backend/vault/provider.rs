@@ -2,8 +2,12 @@
 //! administrator's key, a mailbox's password) are sealed as credentials are, and no agent reads
 //! them; a recipe beside an agent is given one by [`super::provision`] alone.
 use super::access::Access;
-use super::rows::{ProviderRow, Sealed};
+use super::agent::MAX_AGENTS;
+use super::errand::Ongoing;
+use super::rows::{AgentLink, CredentialRow, ErrandRow, ProviderRow, Sealed};
 use super::{Inner, Loaded, answer, keys};
+use crate::backend::mint::Account;
+use crate::backend::peer::Peer;
 use crate::backend::store::{Check, Write};
 use crate::core::audit::{Action, Outcome};
 use crate::core::identity::ServiceName;
@@ -13,6 +17,7 @@ use crate::core::provision::{MAX_PROVIDER_SECRET, NewProvider, Provider, Setting
 use crate::core::seal::{self, Purpose, SealError};
 use crate::core::secret::{Key32, SecretBytes};
 use crate::core::types::AccountId;
+use crate::harden::effective_uid;
 
 /// Most services that one account has set up.
 const MAX_PROVIDERS: usize = 256;
@@ -52,9 +57,12 @@ impl Inner {
         access.master()?;
         let account = access.account_id();
         if new.way == Way::Api {
-            return Err(no_interface(service));
+            self.mint.fits(service, &new.settings, runs_this_backend(access))?;
         }
         let before = self.provider(account, service).await?;
+        if let Some(before) = before.as_ref().filter(|before| goes_elsewhere(&before.row, new)) {
+            self.nothing_left(&before.row, access).await?;
+        }
         let key = keys::provider(account, &self.service_mac(service));
         let secret = match &new.sealed {
             Some(sealed) => {
@@ -67,6 +75,9 @@ impl Inner {
             }
             None => kept(before.as_ref().map(|before| &*before.row), new)?,
         };
+        if new.way == Way::Api && secret.is_none() {
+            return Err(Problem::invalid("secret", "the service is asked by it: give one"));
+        }
         let mut proposal = access.unchanged();
         let act = Act::SetProvider { service, provider: new };
         self.present(access, &act, &mut proposal).await?;
@@ -88,11 +99,18 @@ impl Inner {
             settings: new.settings.clone(),
             set_at: access.now,
             secret,
+            asked: before.map_or(0, |before| before.row.asked),
         };
         proposal.writes.push(self.put(key, &row)?);
         let event = access.event(Action::ProviderSet, Outcome::Allowed).service(service);
         proposal.events.push(event.detail(told(new.way, &new.settings)));
-        Ok(self.propose(proposal).await?.then(|| shown(&row)))
+        if !self.propose(proposal).await? {
+            return Ok(None);
+        }
+        // What could not be ended with the old secret may be with the new one.
+        self.hasten(account, service).await?;
+        let errands = self.errands_of(account).await?;
+        self.shown(account, &row, &errands).await.map(Some)
     }
 
     fn unseal_provider(
@@ -126,29 +144,109 @@ impl Inner {
         access.master()?;
         let prefix = keys::providers(access.account_id());
         let rows = self.load_all::<ProviderRow>(&prefix, MAX_PROVIDERS).await?;
-        let mut list: Vec<Provider> = rows.iter().map(|row| shown(&row.row)).collect();
+        let errands = self.errands_of(access.account_id()).await?;
+        let mut list = Vec::with_capacity(rows.len());
+        for row in rows {
+            list.push(self.shown(access.account_id(), &row.row, &errands).await?);
+        }
         list.sort_by(|a, b| a.service.cmp(&b.service));
         Ok(list)
     }
 
-    pub async fn remove_provider(&self, access: &Access, service: &ServiceName) -> Answer<bool> {
+    pub async fn remove_provider(
+        &self,
+        access: &Access,
+        service: &ServiceName,
+        abandon: bool,
+    ) -> Answer<bool> {
         access.master()?;
         let found = self.provider(access.account_id(), service).await?;
         let found = found.ok_or_else(|| no_way(service))?;
+        if !abandon {
+            self.nothing_left(&found.row, access).await?;
+        }
         let mut proposal = access.unchanged();
         proposal.checks.push(found.unchanged());
         proposal.writes.push(Write::Delete(found.key));
         let event = access.event(Action::ProviderRemove, Outcome::Allowed);
+        let event = if abandon { event.detail("its keys are abandoned") } else { event };
         proposal.events.push(event.service(service));
-        self.propose(proposal).await
+        let done = self.propose(proposal).await?;
+        self.errands.notify_one();
+        Ok(done)
     }
 
-    /// Whether what is set up is whole. What a recipe needs beyond that, the recipe itself says.
+    /// Refuses what would leave keys at their service that nobody could end there any more.
+    async fn nothing_left(&self, row: &ProviderRow, access: &Access) -> Answer<()> {
+        let errands = self.errands_of(access.account_id()).await?;
+        let Provider { service, keys, ending, trouble, .. } =
+            self.shown(access.account_id(), row, &errands).await?;
+        if keys == 0 && ending == 0 {
+            return Ok(());
+        }
+        let cause = match trouble {
+            Some(trouble) => format!("{keys} are in use, {ending} still to be ended: {trouble}"),
+            None => format!("{keys} are in use, {ending} still to be ended"),
+        };
+        Err(Problem::new(
+            Code::Invalid,
+            format!("there are keys of \"{service}\" that only this can end"),
+            cause,
+            format!(
+                "revoke or tear down the agents that have them, and wait until they are ended\n\
+                 or leave them at the service: agentkeys provisioner remove {service} --abandon"
+            ),
+        ))
+    }
+
+    /// How many keys of a service the account's agents have that were made for them.
+    async fn made_keys(&self, account: AccountId, service: &ServiceName) -> Answer<u64> {
+        let mac = self.service_mac(service);
+        let holders = keys::holders(account, &mac);
+        let mut count = 0;
+        for link in self.load_all::<AgentLink>(&holders, MAX_AGENTS as usize).await? {
+            let key = keys::credential(account, link.row.wallet, &mac);
+            let found = self.load::<CredentialRow>(key).await?;
+            count += u64::from(found.is_some_and(|found| found.row.origin.is_some()));
+        }
+        Ok(count)
+    }
+
+    async fn shown(
+        &self,
+        account: AccountId,
+        row: &ProviderRow,
+        errands: &[ErrandRow],
+    ) -> Answer<Provider> {
+        let Ongoing { ending, trouble } = Ongoing::of(errands, &row.service);
+        let keys = match row.way {
+            Way::Api => self.made_keys(account, &row.service).await?,
+            Way::Browser => 0,
+        };
+        Ok(Provider {
+            service: row.service.clone(),
+            way: row.way,
+            settings: row.settings.clone(),
+            set_at: row.set_at,
+            keys,
+            ending,
+            trouble,
+        })
+    }
+
+    /// Whether what is set up works. What a recipe needs, the recipe itself says.
     pub async fn check_provider(&self, access: &Access, service: &ServiceName) -> Answer<()> {
         access.master()?;
         let found = self.provider(access.account_id(), service).await?;
         let found = found.ok_or_else(|| no_way(service))?;
-        self.provider_secret(access.account_id(), &found).map(drop)
+        let secret = self.provider_secret(access.account_id(), &found)?;
+        if found.row.way == Way::Browser {
+            return Ok(());
+        }
+        let settings = &found.row.settings;
+        self.mint.fits(service, settings, true)?;
+        let secret = secret.unwrap_or_else(|| SecretBytes::new(Vec::new()));
+        self.mint.check(&Account { service, settings, secret: &secret, now: access.now }).await
     }
 }
 
@@ -165,16 +263,16 @@ fn kept(before: Option<&ProviderRow>, new: &NewProvider) -> Answer<Option<Sealed
     ))
 }
 
-fn shown(row: &ProviderRow) -> Provider {
-    Provider {
-        service: row.service.clone(),
-        way: row.way,
-        settings: row.settings.clone(),
-        set_at: row.set_at,
-        keys: 0,
-        ending: 0,
-        trouble: None,
-    }
+/// Whether keys that were made could not be ended any more by what is set up now.
+fn goes_elsewhere(before: &ProviderRow, new: &NewProvider) -> bool {
+    let other = before.settings.get("url") != new.settings.get("url");
+    before.way == Way::Api && (new.way != Way::Api || other)
+}
+
+/// Whether the caller is the user who runs this backend, as the kernel says.
+fn runs_this_backend(access: &Access) -> bool {
+    let peer = access.peer.as_ref();
+    peer.is_some_and(|peer| matches!(peer, Peer::Unix(unix) if unix.uid == effective_uid()))
 }
 
 /// The way and its settings, for the log.
@@ -183,13 +281,4 @@ fn told(way: Way, settings: &Settings) -> String {
         settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let whole = format!("{way} {}", settings.join(" "));
     whole.trim_end().chars().take(MAX_TOLD).collect()
-}
-
-fn no_interface(service: &ServiceName) -> Problem {
-    Problem::new(
-        Code::Invalid,
-        format!("no interface is known by which \"{service}\" makes keys"),
-        "this version knows none",
-        format!("agentkeys provisioner set {service} --way browser"),
-    )
 }

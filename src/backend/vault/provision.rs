@@ -1,4 +1,4 @@
-//! A key for an agent that lacks one: the one that is there, or the way to it.
+//! A key for an agent that lacks one: the one that is there, a new one, or the way to it.
 //!
 //! Must never hand a provider's secret to anybody but an agent's own session whose scope names
 //! the service, and not before that is on record.
@@ -9,7 +9,7 @@ use super::rows::{AgentRow, CredentialRow};
 use crate::core::audit::{Action, Outcome};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
-use crate::core::provision::{Provisioned, Recipe, no_way};
+use crate::core::provision::{Provisioned, Recipe, Way, no_way};
 
 impl Inner {
     pub async fn provision(
@@ -39,6 +39,10 @@ impl Inner {
         }
         let account = access.account_id();
         let provider = self.provider(account, service).await?.ok_or_else(|| no_way(service))?;
+        if provider.row.way == Way::Api {
+            let made = self.mint(access, &agent, service, provider).await?;
+            return Ok(made.map(Provisioned::Made));
+        }
         if access.agent.is_none() {
             return Err(beside_the_agent(&agent.row, service));
         }

@@ -2,6 +2,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::turns::Turns;
+use crate::backend::mint::EndBy;
 use crate::core::audit::GENESIS;
 use crate::core::auth_request::Kind;
 use crate::core::backend::{AgentSummary, Daemon, Revocation, Seen};
@@ -225,6 +226,28 @@ pub struct CredentialRow {
     /// The plaintext, sealed under the account's key.
     #[serde(with = "crate::core::encoding::base64_bytes")]
     pub secret: Vec<u8>,
+    /// Where it comes from, if it was made for this agent. Such a version is never kept beside a
+    /// newer one, so that nobody gets a key back that was ended.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+}
+
+impl CredentialRow {
+    /// Until when it holds, where that is known.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.origin.as_ref()?.expires_at
+    }
+}
+
+/// Where a key comes from that the backend had made at its service.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Origin {
+    /// How it is ended there; absent where it can only run out.
+    pub end_by: Option<EndBy>,
+    /// Until when it holds.
+    pub expires_at: Option<Timestamp>,
+    /// With what settings it was made, and so is ended.
+    pub settings: Settings,
 }
 
 /// How keys of a service are got.
@@ -236,6 +259,37 @@ pub struct ProviderRow {
     pub set_at: Timestamp,
     /// The account's own secret at the service, sealed under the account's key.
     pub secret: Option<Sealed>,
+    /// How many keys were asked for: whoever changes the rest of the row decides again when
+    /// another one is.
+    #[serde(default)]
+    pub asked: u64,
+}
+
+/// Something that is to be done at a service, until it is done.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ErrandRow {
+    pub account: AccountId,
+    pub service: ServiceName,
+    /// With what settings the key was made.
+    pub settings: Settings,
+    /// Whose key it was.
+    pub agent: (WalletAddress, Option<String>),
+    pub what: Errand,
+    /// How often it did not work.
+    pub tries: u32,
+    /// Why it did not work the last time.
+    pub trouble: Option<String>,
+}
+
+/// What is to be done at a service.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum Errand {
+    /// End the key of this id.
+    Id(String),
+    /// End this key, which is sealed for the errand.
+    Key(Sealed),
+    /// End the keys of this name, of which we do not know whether they were made.
+    Called(String),
 }
 
 /// What a session may act as.

@@ -237,9 +237,24 @@ impl Inner {
         row.revoked = Some(why);
         let mut proposal = access.unchanged();
         proposal.checks.push(agent.unchanged());
+        // Keys that were made for it go with its right, so that giving it back gives no dead ones.
+        let mut ended = Vec::new();
+        for credential in self.credentials_of(&agent.row).await? {
+            if credential.row.origin.is_some() {
+                self.push_gone(&agent.row, &credential, access.now, &mut proposal)?;
+                row.services = row.services.saturating_sub(1);
+                ended.push(credential.row.service.to_string());
+            }
+        }
         proposal.writes.push(self.put(agent.key.clone(), &row)?);
         proposal.fences.push(Fence::Agent(row.wallet, row.epoch));
-        proposal.events.push(access.event(Action::Revoke, Outcome::Allowed).of(&row));
-        self.propose(proposal).await
+        let mut event = access.event(Action::Revoke, Outcome::Allowed).of(&row);
+        if !ended.is_empty() {
+            event = event.detail(format!("keys made for it are ended: {}", ended.join(", ")));
+        }
+        proposal.events.push(event);
+        let done = self.propose(proposal).await?;
+        self.errands.notify_one();
+        Ok(done)
     }
 }

@@ -342,8 +342,13 @@ impl AccountBackend for HttpBackend {
         self.raise_by(act, Route::ProviderSet, session, &request).await
     }
 
-    async fn remove_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
-        let request = wire::OneService { service: service.clone() };
+    async fn remove_provider(
+        &self,
+        session: &SessionToken,
+        service: &ServiceName,
+        abandon: bool,
+    ) -> Answer<()> {
+        let request = wire::RemoveProvider { service: service.clone(), abandon };
         let wire::Done {} = self.post(Route::ProviderRemove, session, &request).await?;
         Ok(())
     }
@@ -355,7 +360,9 @@ impl AccountBackend for HttpBackend {
 
     async fn check_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
         let request = wire::OneService { service: service.clone() };
-        let wire::Done {} = self.post(Route::ProviderCheck, session, &request).await?;
+        let mut ask = as_session(Route::ProviderCheck, session).body(Self::json(&request, 0)?);
+        ask.patience = PROVISION;
+        let wire::Done {} = self.get(ask).await?;
         Ok(())
     }
 

@@ -171,7 +171,18 @@ pub struct SetProvider {
 #[serde(transparent)]
 pub struct Ciphertext(#[serde(with = "base64_bytes")] pub Vec<u8>);
 
-/// `POST /provider/check` and `DELETE /provider`.
+/// `DELETE /provider`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveProvider {
+    /// Of which service.
+    pub service: ServiceName,
+    /// Whether keys that it made may be left at the service.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abandon: bool,
+}
+
+/// `POST /provider/check`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OneService {

@@ -7,6 +7,7 @@ use agentkeys::backend::clock::Entropy;
 use agentkeys::backend::store::{
     Check, CommitError, KeyRange, Order, Store, StoreError, Value, Watch, Watchers, Write,
 };
+use agentkeys::backend::upstream::Upstreams;
 use agentkeys::backend::vault::{Settings, Vault, VaultError};
 use agentkeys::core::auth_request::{Details, Pair};
 use agentkeys::core::backend::{OpenRequest, RevokeTarget};
@@ -16,6 +17,7 @@ use agentkeys::core::scope::Scope;
 use agentkeys::core::seal;
 use agentkeys::core::secret::Key32;
 use agentkeys::core::types::{ChildKeys, PublicKey};
+use agentkeys::web::Fetcher;
 
 use crate::env::{BACKEND, FakeClock, Master, ROOT, Rows, TestEnv, code, id, service};
 
@@ -152,6 +154,7 @@ pub async fn open(rows: Rows) -> Result<Vault, VaultError> {
         clock: FakeClock::new(),
         entropy: Entropy::system(),
         judge: None,
+        mint: Arc::new(Upstreams::new(Fetcher::new(), Vec::new())),
     };
     Vault::open(Arc::new(store), &ROOT, settings).await
 }
