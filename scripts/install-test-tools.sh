@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 # The MCP clients, pinned: a new release is a change of the tests.
 mcp_python=2.3.0
 mcp_inspector=2.12.0
+# An MCP server of somebody else's, which says what is in its environment.
+mcp_everything=2026.8.31
 # AWS's own SDK, which signs what our signatures are compared with.
 botocore=1.44.8
 # The OpenID provider, certified; a real one for the tests of sign-in.
@@ -75,6 +77,7 @@ npm_tool() {
     printf '%s\n' "$3" >"$folder/.installed"
 }
 npm_tool mcp-inspector @modelcontextprotocol/inspector "$mcp_inspector"
+npm_tool mcp-everything @modelcontextprotocol/server-everything "$mcp_everything"
 npm_tool oidc-provider oidc-provider "$oidc_provider"
 npm_tool playwright playwright-core "$playwright"
 

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod near;
 pub mod output;
 pub mod passphrase;
+mod pasted;
 pub mod report;
 pub mod request;
 pub mod scopes;
@@ -37,6 +38,7 @@ pub mod deny;
 pub mod doctor;
 pub mod feedback;
 pub mod fund;
+pub mod import;
 pub mod init;
 pub mod link;
 pub mod list;
@@ -58,6 +60,7 @@ pub mod store;
 pub mod teardown;
 pub mod unlink;
 pub mod usage;
+pub mod wire;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -157,6 +160,8 @@ pub const COMMANDS: &[Command] = &[
     command!("run", Credentials, run::Run, true),
     command!("list", Credentials, list::List),
     command!("seal", Credentials, seal::Seal),
+    command!("import", Credentials, import::Import),
+    command!("wire", Credentials, wire::Wire),
     command!("approve", Agents, approve::Approve),
     command!("pending", Agents, pending::Pending),
     command!("deny", Agents, deny::Deny),

@@ -18,3 +18,4 @@ pub mod sealing;
 pub mod sessions;
 pub mod sign_in;
 pub mod socket;
+pub mod wiring;

@@ -93,6 +93,16 @@ impl Places {
         self.state.join("heads")
     }
 
+    /// What `agentkeys wire` changed in other programs' files.
+    pub fn wiring_file(&self) -> PathBuf {
+        self.state.join("wiring.json")
+    }
+
+    /// What is locked while one of them is changed.
+    pub fn wiring_lock(&self) -> PathBuf {
+        self.state.join("wiring.lock")
+    }
+
     /// Where recipes put a picture of the page at which they failed.
     pub fn screenshots(&self) -> PathBuf {
         self.state.join("provisioner")
