@@ -24,27 +24,63 @@ planned() {
     grep -v '^#' "$harness/plan/stage-$1.tests"
 }
 
-# All tests of the integration binary that exist and are not ignored, one a line.
+# The script of a flow: e2e::1_lifecycle is tests/e2e/e2e-1-lifecycle.sh. Nothing for other tests.
+flow_of() {
+    case $1 in
+        e2e::*) local name=${1#e2e::}; printf '%s/tests/e2e/e2e-%s.sh' "$root" "${name//_/-}" ;;
+    esac
+}
+
+# The flows, by the names that the plan gives them.
+flows() {
+    local script name
+    for script in "$root"/tests/e2e/e2e-*.sh; do
+        name=$(basename "$script" .sh)
+        name=${name#e2e-}
+        printf 'e2e::%s\n' "${name//-/_}"
+    done
+}
+
+# The binary that the flows are run with: the one that is named, else the release build.
+flow_binary() {
+    if [ -n "${AGENTKEYS:-}" ]; then printf '%s' "$AGENTKEYS"; return; fi
+    cargo build --release --quiet >&2 || die "the release binary does not build"
+    printf '%s' "$root/target/release/agentkeys"
+}
+
+# All tests that exist and are not ignored, one a line: those of the integration binary, and flows.
 existing() {
     local all ignored
     all=$(cargo test --quiet --test it -- --list --format terse) || die "the tests do not build"
     ignored=$(cargo test --quiet --test it -- --list --format terse --ignored)
     comm -23 <(sed -n 's/: test$//p' <<<"$all" | sort) <(sed -n 's/: test$//p' <<<"$ignored" | sort)
+    flows
 }
 
 # Runs a stage's tests by name. Prints a line a test, and the count `passed total` last.
 run_stage() {
-    local stage=$1 names there out passed=0 total=0 name
+    local stage=$1 names there out said passed=0 total=0 name
     names=$(planned "$stage")
     there=$(existing)
-    local to_run=()
-    for name in $names; do
-        grep -qxF "$name" <<<"$there" && to_run+=("$name")
-    done
+    local to_run=() binary= script
     out=
+    for name in $names; do
+        grep -qxF "$name" <<<"$there" || continue
+        script=$(flow_of "$name")
+        if [ -z "$script" ]; then
+            to_run+=("$name")
+            continue
+        fi
+        [ -n "$binary" ] || binary=$(flow_binary)
+        if said=$(AGENTKEYS=$binary "$script" 2>&1); then
+            out+="test $name ... ok"$'\n'
+        else
+            out+="---- $name"$'\n'"error: $(tail -n 20 <<<"$said")"$'\n'
+        fi
+    done
     if [ ${#to_run[@]} -gt 0 ]; then
         # A failing test fails its own line below; the run's own status adds nothing.
-        out=$(cargo test --quiet --test it -- --exact --format pretty "${to_run[@]}" 2>&1) || true
+        out+=$(cargo test --quiet --test it -- --exact --format pretty "${to_run[@]}" 2>&1) || true
     fi
     for name in $names; do
         total=$((total + 1))

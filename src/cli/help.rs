@@ -9,7 +9,8 @@ pub fn text(command: Option<&Command>) -> String {
     command.map_or_else(overview, of)
 }
 
-fn heading(group: Group) -> &'static str {
+/// The heading of a group.
+pub fn heading(group: Group) -> &'static str {
     match group {
         Group::Begin => "To begin with",
         Group::Credentials => "Credentials",
@@ -53,16 +54,14 @@ fn overview() -> String {
     out
 }
 
-fn of(command: &Command) -> String {
-    let name = command.shape.name;
+/// How a command is written, on one line.
+pub fn usage_line(command: &Command) -> String {
     let info = info(command);
-    let mut usage = format!("Usage: agentkeys {name}");
+    let mut usage = format!("agentkeys {}", command.shape.name);
     for positional in info.positionals {
         usage.push_str(&format!(" {}", positional.name));
     }
-    let own: Vec<_> =
-        info.flags.iter().filter(|flag| flag.long != "--help" && !flag.hidden).collect();
-    for flag in &own {
+    for flag in info.flags.iter().filter(|flag| flag.long != "--help" && !flag.hidden) {
         let word = match flag.kind {
             FlagInfoKind::Switch => flag.long.to_owned(),
             FlagInfoKind::Option { arg_name } => format!("{} {arg_name}", flag.long),
@@ -73,7 +72,14 @@ fn of(command: &Command) -> String {
     if command.shape.tail {
         usage.push_str(" -- command [arguments]");
     }
-    let mut out = wrap(&usage, "", "         ");
+    usage
+}
+
+fn of(command: &Command) -> String {
+    let info = info(command);
+    let own: Vec<_> =
+        info.flags.iter().filter(|flag| flag.long != "--help" && !flag.hidden).collect();
+    let mut out = wrap(&format!("Usage: {}", usage_line(command)), "", "         ");
     out.push('\n');
     out.push_str(&wrap(info.description, "", ""));
     for note in info.notes {

@@ -42,6 +42,7 @@ pub mod import;
 pub mod init;
 pub mod link;
 pub mod list;
+pub mod man;
 pub mod pending;
 pub mod presence;
 pub mod provisioner_check;
@@ -186,6 +187,7 @@ pub const COMMANDS: &[Command] = &[
     command!("daemon", Machine, daemon::Daemon),
     command!("feedback", Machine, feedback::Feedback),
     command!("completions", Machine, completions::Completions),
+    command!("man", Machine, man::Man),
 ];
 
 /// The command of that name.

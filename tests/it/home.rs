@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_agentkeys");
 
@@ -12,6 +13,18 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_agentkeys");
 pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
     let copied = Command::new("cp").args([from.as_ref(), to.as_ref()]).status().unwrap();
     assert!(copied.success());
+}
+
+/// The binary without what only a debugger reads: a package of it is packed and unpacked in a
+/// fraction of the time.
+pub fn without_symbols() -> &'static Path {
+    static LEAN: OnceLock<PathBuf> = OnceLock::new();
+    LEAN.get_or_init(|| {
+        let lean = Path::new(env!("CARGO_TARGET_TMPDIR")).join("agentkeys-without-symbols");
+        let strip = Command::new("strip").arg("-o").arg(&lean).arg(BINARY).status();
+        assert!(strip.expect("strip is installed, as the linker is").success());
+        lean
+    })
 }
 
 /// What a command ended with.

@@ -260,7 +260,7 @@ mod tests {
         let back = undone(&record, "{ theirs, ours }", &none).unwrap().unwrap();
         assert_eq!(*back, "{ theirs, }");
         assert!(undone(&record, "{ theirs }", &none).is_err());
-        assert!(undone(&record, "{ ours, ours }", &none).is_err(), "which of them?");
+        assert!(undone(&record, "{ ours ours }", &none).is_err(), "which of them?");
         let made = self::record(None, "new", &[]);
         assert_eq!(undone(&made, "new", &none).unwrap(), None);
     }
