@@ -8,8 +8,10 @@ AGENTKEYS=${AGENTKEYS:-$here/target/release/agentkeys}
 home=$(mktemp -d)
 mkdir "$home/bin"
 ln -s "$AGENTKEYS" "$home/bin/agentkeys"
-# The daemon, as its own name starts it.
-ln -s "$AGENTKEYS" "$home/bin/agentkeysd"
+# The daemon, as its own name starts it: the one that was installed beside it, where there is one.
+daemon=$(dirname "$AGENTKEYS")/agentkeysd
+[ -x "$daemon" ] || daemon=$AGENTKEYS
+ln -s "$daemon" "$home/bin/agentkeysd"
 # Between machines, the two commands lead to the master's and to the agent's: three-machines.sh.
 elsewhere=${E2E_COMMANDS:-}
 unset "${!AGENTKEYS_@}" "${!XDG_@}" DBUS_SESSION_BUS_ADDRESS 2>/dev/null || true

@@ -2,8 +2,9 @@
 # $installed_by_sh and $installed_by_npm are what they start then. Sourced by scripts/test, with the
 # binary in $release.
 
-installed=$PWD/target/installed
-rm -rf "$installed"
+# Short, since sockets lie below it.
+installed=$(mktemp -d)
+trap 'rm -rf "$installed"' EXIT
 mkdir -p "$installed/sh" "$installed/npm"
 openssl ecparam -genkey -name prime256v1 -noout -out "$installed/key.pem"
 openssl ec -in "$installed/key.pem" -pubout -out "$installed/public.pem" 2>/dev/null
