@@ -19,8 +19,8 @@ pub enum Value {
     Literal(Zeroizing<String>),
 }
 
-/// Reads the lines. Blank ones and those that begin with `#` say nothing; `export` in front and
-/// one pair of quotes around a value are taken off.
+/// Reads the lines. Blank ones and those that begin with `#` say nothing; `export` in front, one
+/// pair of quotes around a value, and a comment behind it are taken off.
 ///
 /// # Errors
 /// Names the line, never what is on it.
@@ -44,7 +44,7 @@ pub fn parse(text: &str) -> Result<Vec<(String, Value)>, Problem> {
         if !is_variable(name) {
             return Err(wrong("a variable's name wants letters, digits and underscores"));
         }
-        let value = unquoted(value.trim());
+        let value = unquoted(written(value).trim());
         let value = if value.starts_with(REFERENCE) {
             let (agent, service) = reference(value).map_err(|problem| wrong(&problem.cause))?;
             Value::Credential(agent, service)
@@ -54,6 +54,25 @@ pub fn parse(text: &str) -> Result<Vec<(String, Value)>, Problem> {
         found.push((name.to_owned(), value));
     }
     Ok(found)
+}
+
+/// What stands behind the `=`, without a comment behind it: ` #` ends a value, unless it is within
+/// quotes.
+pub fn written(behind: &str) -> &str {
+    let value = behind.trim_start();
+    let lead = behind.len() - value.len();
+    let from = match value.chars().next() {
+        Some(quote @ ('"' | '\'')) => match value[1..].find(quote) {
+            Some(end) => lead + 1 + end + 1,
+            None => lead,
+        },
+        _ => lead,
+    };
+    let comment = behind[from..].match_indices('#').find(|(at, _)| {
+        let before = behind[..from + at].chars().next_back();
+        before.is_some_and(char::is_whitespace)
+    });
+    comment.map_or(behind, |(at, _)| &behind[..from + at]).trim_end()
 }
 
 fn unquoted(value: &str) -> &str {
@@ -84,11 +103,21 @@ mod tests {
 
     #[test]
     fn references_and_literals_are_told_apart() {
-        let text = "# keys\n\nOPENROUTER=agentkeys://openrouter\n\
-                    export GH = \"agentkeys://other/github\"\nA='x y'\nB=\nC=a=b#c\n";
+        let text = "# keys\n\nOPENROUTER=agentkeys://openrouter  # mine\n\
+                    export GH = \"agentkeys://other/github\"\nA='x y'\nB=\nC=a=b#c\n\
+                    D='a # b' # c\nE= # nothing\nF=a b # c # d\n";
         assert_eq!(
             lines(text),
-            ["OPENROUTER of openrouter", "GH of other's github", "A is x y", "B is ", "C is a=b#c"]
+            [
+                "OPENROUTER of openrouter",
+                "GH of other's github",
+                "A is x y",
+                "B is ",
+                "C is a=b#c",
+                "D is a # b",
+                "E is ",
+                "F is a b"
+            ]
         );
     }
 

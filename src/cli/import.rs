@@ -127,9 +127,13 @@ fn with_references(text: &str, agent: &str, keys: &[Pasted]) -> Zeroizing<String
         });
         match found.filter(|_| !line.trim_start().starts_with('#')) {
             Some((before, key)) => {
+                let behind = &line[before.len() + 1..];
+                let value = env_file::written(behind);
                 out.push_str(&format!("{before}=agentkeys://{agent}/{}", key.service));
-                let end = line.len() - line.trim_end_matches(['\r', '\n']).len();
-                out.push_str(&line[line.len() - end..]);
+                // A comment, and how the line ends.
+                let rest = &behind[value.len()..];
+                let ending = rest.trim_start_matches([' ', '\t']);
+                out.push_str(if ending.starts_with('#') { rest } else { ending });
             }
             None => out.push_str(line),
         }
@@ -201,7 +205,8 @@ mod tests {
 
     #[test]
     fn only_the_values_of_keys_are_replaced() {
-        let text = "# OPENAI_API_KEY=old\nexport OPENAI_API_KEY=\"sk-a\"\r\n A = b \nGH_TOKEN=x=y";
+        let text =
+            "# OPENAI_API_KEY=old\nexport OPENAI_API_KEY=\"sk-a\"  # ours\r\n A = b \nGH_TOKEN=x=y";
         let import =
             Import { agent: None, path: ".env".into(), moves: BTreeMap::new(), print: false };
         let keys = import.keys(text).unwrap();
@@ -209,7 +214,7 @@ mod tests {
         assert_eq!(values, ["sk-a", "x=y"]);
         assert_eq!(
             *with_references(text, "bot", &keys),
-            "# OPENAI_API_KEY=old\nexport OPENAI_API_KEY=agentkeys://bot/openai\r\n A = b \n\
+            "# OPENAI_API_KEY=old\nexport OPENAI_API_KEY=agentkeys://bot/openai  # ours\r\n A = b \n\
              GH_TOKEN=agentkeys://bot/github"
         );
         // What was made of it is read again, and has no key in it.

@@ -249,7 +249,12 @@ impl Wire {
             records.push(Record::of(&path, name, file.text(), &after, &secrets));
             // First how to undo it, then the change.
             records.write(&places.wiring_file())?;
-            file.replace(&after)?;
+            if let Err(problem) = file.replace(&after) {
+                // There is nothing to be undone, and what was before it still can be.
+                records.take(&path, name);
+                records.write(&places.wiring_file())?;
+                return Err(problem.into());
+            }
             for (_, moved) in &secrets {
                 let Moved { agent, service } = moved;
                 context.out.say(&format!("moved a key of {service} into the vault, for {agent}"));

@@ -1,7 +1,7 @@
 //! What the HTTP tests share: a backend that answers fixed values and writes down what it was
 //! asked, and a real server in front of it on a real socket.
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentkeys::backend::http::{self, Limits, ListenAddress, Listener, MakeBackend, Stopped};
 use agentkeys::backend::peer::Peer;
@@ -736,7 +736,16 @@ impl Server {
                 })
             })
         };
-        let listener = Listener::bind(&address.parse().unwrap()).unwrap();
+        // A child that another test has just forked may hold a lock of ours until it starts its
+        // program.
+        let begun = Instant::now();
+        let listener = loop {
+            match Listener::bind(&address.parse().unwrap()) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(5), "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         let address = listener.address().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {

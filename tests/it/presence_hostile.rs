@@ -390,7 +390,8 @@ fn what_the_master_unlocked_is_open_to_that_terminal_alone() {
     // Ctrl-C: nobody answers.
     terminal.asks("to change the presence level", "\x03");
     let (shown, code) = terminal.runs("");
-    assert_eq!(code, 130, "{shown}");
+    // By the signal, or by what it interrupted: whichever came first.
+    assert!(code == 130 || code == 3, "{code}: {shown}");
     // What was opened is this agent's: the program of a `run` gets at no other's.
     terminal.types("$AK read other github");
     terminal.asks("to read github of other", "\x03");
