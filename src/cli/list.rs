@@ -121,12 +121,11 @@ async fn services(context: &Context<'_>, source: Source<'_>) -> Result<(), CliEr
 
 /// The names that `run` puts a key under.
 fn variables_of(credential: &CredentialSummary) -> String {
-    let entry = catalog::find(&credential.service).filter(|_| credential.made);
-    match entry.map(|entry| &entry.members) {
-        Some(members) if !members.is_empty() => {
-            members.values().map(String::as_str).collect::<Vec<_>>().join(" ")
-        }
-        _ => catalog::variable_for(&credential.service),
+    let service = &credential.service;
+    let has_parts = catalog::find(service).is_some_and(|entry| !entry.members.is_empty());
+    match credential.made && has_parts {
+        true => catalog::variables_of(service).join(" "),
+        false => catalog::variable_for(service),
     }
 }
 

@@ -246,7 +246,9 @@ impl Wire {
             files::make_folder(places.state())?;
             let _lock = files::lock(&places.wiring_lock(), PATIENCE).await?;
             let mut records = Records::read(&places.wiring_file())?;
-            records.push(Record::of(&path, name, file.text(), &after, &secrets));
+            let is_new = !self.app.servers(text)?.contains_key(name);
+            let added = is_new.then_some(server);
+            records.push(Record::of(&path, name, file.text(), &after, added, &secrets));
             // First how to undo it, then the change.
             records.write(&places.wiring_file())?;
             if let Err(problem) = file.replace(&after) {
@@ -301,19 +303,17 @@ impl Wire {
             let token = pasted::fetch(context, moved).await?;
             tokens.insert((moved.agent.clone(), moved.service.clone()), token);
         }
-        match undone(&record, text, &tokens)? {
-            // Where others have changed the file too, what is left may need a comma more or less.
-            Some(before) if self.app.servers(&before).is_err() => {
-                return Err(Problem::new(
-                    Code::Invalid,
-                    format!("{} was changed around that place since", path.display()),
-                    "without the entry it would not be what its client reads",
-                    "take the entry out by hand; nothing was changed now",
-                )
-                .into());
-            }
-            Some(before) => file.replace(&before)?,
-            None => file.remove()?,
+        let reads = |text: &str| self.app.servers(text).is_ok();
+        match undone(&record, text, &tokens) {
+            Ok(None) => file.remove()?,
+            Ok(Some(before)) if reads(&before) => file.replace(&before)?,
+            // Others have changed the file there: an entry that is still ours is taken out of it.
+            changed => match &record.added {
+                Some(ours) if self.app.servers(text)?.get(name) == Some(ours) => {
+                    file.replace(&self.app.without(text, name)?)?;
+                }
+                _ => return Err(changed.err().unwrap_or_else(|| record.not_there()).into()),
+            },
         }
         records.write(&places.wiring_file())?;
         for moved in record.moved() {
@@ -327,7 +327,7 @@ impl Wire {
                                "undone": true });
             context.out.object(&told)?;
         } else {
-            context.out.say(&format!("{} is as it was", path.display()));
+            context.out.say(&format!("{name} is out of {}", path.display()));
         }
         Ok(Finish::Done)
     }

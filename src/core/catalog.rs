@@ -142,6 +142,16 @@ pub fn variable_for(service: &ServiceName) -> String {
     name
 }
 
+/// The environment variables that programs read a key from, the usual one first; of a key of
+/// several parts, those of its parts.
+pub fn variables_of(service: &ServiceName) -> Vec<String> {
+    match find(service) {
+        Some(entry) if !entry.members.is_empty() => entry.members.values().cloned().collect(),
+        Some(entry) => entry.variables.clone(),
+        None => vec![variable_for(service)],
+    }
+}
+
 /// Whether `name` is a variable that a shell can set.
 pub fn is_variable(name: &str) -> bool {
     let mut bytes = name.bytes();

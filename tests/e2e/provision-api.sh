@@ -12,7 +12,8 @@ exec 21>"$home/service.in"
 within 20 test -s "$home/service.out"
 url=$(cat "$home/service.out")
 state() { curl -s "$url/state" | jq -r .keys; }
-none_left() { [ "$(state)" = 0 ]; }
+# What AWS gives cannot be ended, and runs out.
+one_left() { [ "$(state)" = 1 ]; }
 
 agentkeys init
 umask 077
@@ -30,21 +31,7 @@ agentkeys provisioner list
 
 say "Asked for, approved as an agent and then for keys to be made, made, and made once"
 want='{"service":"openrouter","reason":"to answer questions"}'
-mcp_client --expect-error \
-    --call provision "$want" \
-    --shell a-person-approves \
-    --until-changed 20 \
-    --call provision "$want" \
-    --shell a-person-approves \
-    --sleep 2 \
-    --call provision "$want" \
-    --call provision "$want" \
-    -- agentkeysd --agent my-bot --services none | tee "$home/answers" | cut -c1-200
-answer() { jq -c 'select(.step == "call")' "$home/answers" | sed -n "$1p"; }
-contains "$(answer 1)" Pair
-contains "$(answer 2)" ScopeChange
-expect true jq -r .structuredContent.made <<<"$(answer 3)"
-expect false jq -r .structuredContent.made <<<"$(answer 4)"
+made_once_when_approved "$want"
 if grep -q sk-or- "$home/answers"; then echo "a key was shown" >&2; exit 1; fi
 expect '{"keys":1,"made":1,"limits":[2]}' jq -c . <<<"$(curl -s "$url/state")"
 
@@ -53,12 +40,34 @@ expect 200 agentkeys run my-bot -- sh -c \
     "curl -s -o /dev/null -w '%{http_code}' -H \"authorization: Bearer \$OPENROUTER_API_KEY\" $url/api/v1/key"
 contains "$(agentkeys list my-bot 2>&1)" "made for my-bot"
 
+say "The same at OpenAI, GitHub and AWS"
+printf %s "$admin" | agentkeys provisioner set openai --set project=proj_e2e --set url="$url" -
+openssl genrsa -traditional 2048 2>/dev/null | agentkeys provisioner set github --set app=Iv1.e2e \
+    --set installation=42 --set permissions=contents:read --set url="$url" -
+printf aws-own-secret | agentkeys provisioner set aws --set access_key_id=AKIAIOSFODNN7EXAMPLE \
+    --set role=arn:aws:iam::1:role/agents --set region=eu-central-1 --set url="$url" -
+agentkeys scope my-bot --services openrouter,openai,github,aws --provision openrouter,openai,github,aws
+calls=()
+for service in openai github aws; do
+    calls+=(--call provision "{\"service\":\"$service\"}" --call provision "{\"service\":\"$service\"}")
+done
+mcp_client "${calls[@]}" -- agentkeysd --agent my-bot >"$home/answers"
+expect "true false true false true false" jq -rs \
+    '[.[] | select(.step == "call") | .structuredContent.made] | map(tostring) | join(" ")' "$home/answers"
+expect "4 4" jq -r '"\(.keys) \(.made)"' <<<"$(curl -s "$url/state")"
+if grep -qE 'sk-svcacct|ghs_|ASIA|aws-s' "$home/answers"; then echo "a key was shown" >&2; exit 1; fi
+expect "sk-svcacct-made-0002 ghs_ ASIA0000000000000004 aws-secret-4 aws-session-4" agentkeys run my-bot -- sh -c \
+    'printf "%s %.4s %s %s %s" "$OPENAI_API_KEY" "$GITHUB_TOKEN" "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" "$AWS_SESSION_TOKEN"'
+contains "$(agentkeys list my-bot 2>&1)" "and is renewed when it is read"
+
 say "Nowhere in the clear"
-key=$(agentkeys read my-bot openrouter)
-if grep -rqF -e "$key" -e "$admin" "$home"; then
-    grep -rlF -e "$key" -e "$admin" "$home" >&2
+agentkeys read my-bot openrouter >"$home/secrets"
+printf '\n%s\naws-own-secret\naws-session-4\nsk-svcacct-made-0002\n' "$admin" >>"$home/secrets"
+if grep -rqFf "$home/secrets" "$home" --exclude=secrets; then
+    grep -rlFf "$home/secrets" "$home" --exclude=secrets >&2
     exit 1
 fi
+rm "$home/secrets"
 
 say "Revoked while the service is away and the backend is stopped: ended all the same"
 expect_exit 2 agentkeys provisioner remove openrouter
@@ -69,10 +78,10 @@ trouble() { agentkeys provisioner list 2>&1 | grep -q "not ended yet"; }
 within 20 trouble
 agentkeys provisioner list
 agentkeys serve --stop
-expect 1 state
+expect 4 state
 curl -s -X POST "$url/back" >/dev/null
 agentkeys provisioner list >/dev/null
-within 40 none_left
+within 40 one_left
 gone() { agentkeys provisioner list | grep -q "openrouter *api *0 *0"; }
 within 20 gone
 contains "$(agentkeys usage my-bot 2>&1 || agentkeys usage)" "end upstream"

@@ -40,21 +40,7 @@ expect "" left
 
 say "Asked for, approved as an agent and then for keys to be made, made, and made once"
 want='{"service":"openrouter","reason":"to answer questions"}'
-mcp_client --expect-error \
-    --call provision "$want" \
-    --shell a-person-approves \
-    --until-changed 20 \
-    --call provision "$want" \
-    --shell a-person-approves \
-    --sleep 2 \
-    --call provision "$want" \
-    --call provision "$want" \
-    -- agentkeysd --agent my-bot --services none | tee "$home/answers" | cut -c1-200
-answer() { jq -c 'select(.step == "call")' "$home/answers" | sed -n "$1p"; }
-contains "$(answer 1)" Pair
-contains "$(answer 2)" ScopeChange
-expect true jq -r .structuredContent.made <<<"$(answer 3)"
-expect false jq -r .structuredContent.made <<<"$(answer 4)"
+made_once_when_approved "$want"
 contains "$(cat "$home/answers")" '"step": "progress"'
 contains "$(cat "$home/answers")" 'wait for the mail'
 if grep -q sk-or-v1- "$home/answers"; then echo "the key was shown" >&2; exit 1; fi

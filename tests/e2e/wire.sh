@@ -62,6 +62,19 @@ for client in claude-code claude-desktop cursor vscode codex; do
     expect_exit 4 agentkeys wire "$client" --undo
 done
 
+say "A file that others have written to since: ours goes, theirs stays"
+agentkeys wire cursor my-bot
+jq '.mcpServers.theirs = {command: "npx"}' "$home/.cursor/mcp.json" >"$home/theirs"
+cp "$home/theirs" "$home/.cursor/mcp.json"
+agentkeys wire cursor --undo
+expect '{"theirs":{"command":"npx"}}' jq -c .mcpServers "$home/.cursor/mcp.json"
+agentkeys wire cursor my-bot
+jq '.mcpServers.agentkeys.command = "/mine"' "$home/.cursor/mcp.json" >"$home/theirs"
+cp "$home/theirs" "$home/.cursor/mcp.json"
+expect_exit 2 agentkeys wire cursor --undo
+contains "$error" "is not as it was left"
+cmp "$home/theirs" "$home/.cursor/mcp.json"
+
 say "What it cannot read it leaves alone; a project's file is another; a backend that is named goes along"
 printf '{ "mcpServers": { ghp_secret }' >"$home/.cursor/mcp.json"
 cp "$home/.cursor/mcp.json" "$home/before"

@@ -477,3 +477,41 @@ async fn a_new_secret_ends_at_once_what_the_old_one_could_not() {
     until("it is ended", || scene.local.keys().is_empty()).await;
     running.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_credential_keeps_no_right_from_ending() {
+    let scene = Scene::new().await;
+    let child = scene.made("bot").await;
+    scene.ada.store("bot", "github", b"ghp_x").await;
+    let rows = scene.env.rows().await;
+    let damaged = rows.iter().filter(|(key, _)| key[0] == b'C').map(|(key, value)| {
+        let mut bytes = value.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        (key.clone(), Some(bytes.into()))
+    });
+    let damaged: Vec<_> = damaged.collect();
+    assert_eq!(damaged.len(), 2);
+    scene.env.overwrite(damaged).await;
+    revoke(&scene.ada, "bot").await;
+    assert_eq!(code(read(&child, "bot", "openrouter").await), Code::Denied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_too_long_to_be_looked_through_is_told_and_not_taken_for_an_empty_one() {
+    let scene = Scene::new().await;
+    let child = scene.child("bot").await;
+    for at in 0..2000 {
+        scene.local.have(&format!("somebody else's {at}"));
+    }
+    scene.local.is(Mood::DoesAndHangsUp);
+    refused(provision(&child, "bot", "openrouter").await);
+    scene.local.is(Mood::Works);
+    scene.env.clock.advance(2 * MINUTE);
+    let vault = scene.env.whole_vault();
+    let running = tokio::spawn(async move { vault.run_errands().await });
+    until_on_record(&scene, (Action::EndUpstream, Outcome::Denied)).await;
+    running.abort();
+    let provider = scene.provider().await;
+    assert_eq!(provider.ending, 1);
+    assert!(provider.trouble.unwrap().contains("there are more than 2000 keys"));
+}

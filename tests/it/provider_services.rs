@@ -231,6 +231,24 @@ async fn while_the_service_is_away_the_old_key_is_handed_out_until_it_is_over() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_clock_is_behind_is_not_asked_at_every_read() {
+    let pairs = [("app", "Iv1.app"), ("installation", "42")];
+    let scene = Scene::new(Kind::GitHub, &pairs, &private_key(true)).await;
+    // By our clock, what it gives has run out already.
+    scene.local.at(START.0 / 1000 - 2 * 3600);
+    scene.make().await;
+    for _ in 0..3 {
+        scene.read().await;
+    }
+    assert_eq!(scene.local.made(), 1);
+    scene.env.clock.advance(31_000);
+    for _ in 0..3 {
+        scene.read().await;
+    }
+    assert_eq!(scene.local.made(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_private_key_is_told_and_not_repeated() {
     let pairs = [("app", "Iv1.app"), ("installation", "42")];
     for secret in

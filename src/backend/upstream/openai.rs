@@ -13,7 +13,9 @@ use crate::core::types::Timestamp;
 use crate::web::{Fetcher, Method};
 
 const OWN: &str = "https://api.openai.com";
-/// Most pages of 100 service accounts that are looked through.
+/// Service accounts on a page of the list.
+const PAGE: usize = 100;
+/// Most pages that are looked through.
 const MAX_PAGES: usize = 20;
 /// What a key's life may be, in seconds: at least what leaves time to renew it.
 const LIVES: std::ops::RangeInclusive<u64> = 900..=31_536_000;
@@ -109,16 +111,16 @@ impl Upstream for OpenAi {
         let talk = Talk { fetch, account, step: "look for a service account at OpenAI" };
         let (accounts, mut found, mut after) = (accounts(account)?, Vec::new(), String::new());
         for _ in 0..MAX_PAGES {
-            let url = format!("{accounts}?limit=100{after}");
+            let url = format!("{accounts}?limit={PAGE}{after}");
             let list: List = talk.read(&talk.by_secret(Method::GET, &url, Body::Nothing).await?)?;
             let last = list.data.last().and_then(|row| part(&row.id).map(str::to_owned));
             found.extend(list.data.into_iter().filter(|row| row.name == name).map(|row| row.id));
             match last {
                 Some(last) if list.has_more => after = format!("&after={last}"),
-                _ => break,
+                _ => return Ok(found),
             }
         }
-        Ok(found)
+        Err(talk.failed(format!("there are more than {} service accounts", MAX_PAGES * PAGE)))
     }
 
     async fn end(&self, fetch: &Fetcher, account: &Account<'_>, ended: Ended<'_>) -> Answer<()> {

@@ -110,10 +110,10 @@ impl Upstream for OpenRouter {
             let last = list.data.len() < PAGE;
             found.extend(list.data.into_iter().filter(|row| row.name == name).map(|row| row.hash));
             if last {
-                break;
+                return Ok(found);
             }
         }
-        Ok(found)
+        Err(talk.failed(format!("there are more than {} keys", MAX_PAGES * PAGE)))
     }
 
     async fn end(&self, fetch: &Fetcher, account: &Account<'_>, ended: Ended<'_>) -> Answer<()> {

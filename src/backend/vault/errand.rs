@@ -15,11 +15,14 @@ use crate::core::audit::{Action, Actor, Outcome};
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Problem};
 use crate::core::provision::Way;
+use crate::core::scope::MAX_SERVICES;
 use crate::core::secret::SecretBytes;
 use crate::core::types::{AccountId, Timestamp};
 
 /// Errands that are run at once.
 const AT_ONCE: usize = 4;
+/// Errands that are looked at to find those.
+const LOOKED_AT: usize = 64;
 /// The first pause after one that did not work; each is twice the one before.
 const FIRST_PAUSE_MS: u64 = 1000;
 /// The longest pause.
@@ -45,28 +48,30 @@ impl Vault {
 }
 
 impl Inner {
-    /// Adds the errand that ends a key at its service, not before `due`; says whether there is
-    /// anything to be ended there.
+    /// Adds the errand that ends a key at its service, not before `due`, where it was made there
+    /// and can be ended.
     pub fn push_ending(
         &self,
         agent: &AgentRow,
         credential: &Loaded<CredentialRow>,
         due: Timestamp,
         proposal: &mut Proposal,
-    ) -> Answer<bool> {
+    ) -> Answer<()> {
         let row = &credential.row;
-        let Some(origin) = &row.origin else { return Ok(false) };
+        let Some(origin) = &row.origin else { return Ok(()) };
         let id: [u8; 16] = self.entropy.bytes().map_err(answer::entropy)?;
         let what = match &origin.end_by {
             Some(EndBy::Id(id)) => Errand::Id(id.clone()),
-            Some(EndBy::Key) if origin.expires_at.is_some_and(|end| due >= end) => {
-                return Ok(false);
-            }
+            Some(EndBy::Key) if origin.expires_at.is_some_and(|end| due >= end) => return Ok(()),
             Some(EndBy::Key) => {
                 let plain = self.cells.open_secret(agent.account, &credential.key, &row.secret);
-                Errand::Key(self.for_errand(agent.account, &id, &plain.map_err(answer::cell)?)?)
+                let Ok(plain) = plain else {
+                    tracing::error!("a key does not open, so it cannot be ended; it runs out");
+                    return Ok(());
+                };
+                Errand::Key(self.for_errand(agent.account, &id, &plain)?)
             }
-            None => return Ok(false),
+            None => return Ok(()),
         };
         let errand = ErrandRow {
             account: agent.account,
@@ -78,22 +83,39 @@ impl Inner {
             trouble: None,
         };
         proposal.writes.push(self.put(keys::errand(due, agent.account, &id), &errand)?);
-        Ok(true)
+        Ok(())
     }
 
-    /// Takes a key that was made for an agent out of the vault, and has it ended at its service.
-    pub fn push_gone(
+    /// Takes the keys that were made for an agent out of the vault, and has them ended at their
+    /// services, so that giving the agent its right back gives it no dead ones. Says of which
+    /// services. A row that was damaged is left as it is: it keeps nobody's right from ending.
+    pub async fn push_made_gone(
         &self,
         agent: &AgentRow,
-        credential: &Loaded<CredentialRow>,
         now: Timestamp,
         proposal: &mut Proposal,
-    ) -> Answer<bool> {
-        let mac = self.service_mac(&credential.row.service);
-        proposal.checks.push(credential.unchanged());
-        proposal.writes.push(Write::Delete(credential.key.clone()));
-        proposal.writes.push(Write::Delete(keys::holder(agent.account, &mac, agent.wallet)));
-        self.push_ending(agent, credential, now, proposal)
+    ) -> Answer<Vec<String>> {
+        let range = KeyRange::prefix(&keys::credentials(agent.account, agent.wallet));
+        let page = self.store.scan(range, MAX_SERVICES).await.map_err(answer::store)?;
+        let mut gone = Vec::new();
+        for (key, raw) in page {
+            let Ok(row) = self.cells.open::<CredentialRow>(&key, &raw) else {
+                tracing::error!("a credential's row does not open; its agent's right ends anyway");
+                continue;
+            };
+            if row.origin.is_none() {
+                continue;
+            }
+            let credential = Loaded { key, raw, row: Arc::new(row) };
+            let service = &credential.row.service;
+            let holder = keys::holder(agent.account, &self.service_mac(service), agent.wallet);
+            self.push_ending(agent, &credential, now, proposal)?;
+            proposal.checks.push(credential.unchanged());
+            proposal.writes.push(Write::Delete(credential.key.clone()));
+            proposal.writes.push(Write::Delete(holder));
+            gone.push(service.to_string());
+        }
+        Ok(gone)
     }
 
     /// All errands of an account.
@@ -132,7 +154,14 @@ impl Inner {
     /// Runs what is due, a few at once; returns when the next is.
     async fn errands_due(self: &Arc<Self>) -> Answer<Option<Timestamp>> {
         loop {
-            let first = self.load_all::<ErrandRow>(&keys::errands(), AT_ONCE).await?;
+            let range = KeyRange::prefix(&keys::errands());
+            let page = self.store.scan(range, LOOKED_AT).await.map_err(answer::store)?;
+            // One damaged row keeps its place, and nobody else's.
+            let opened = page.into_iter().filter_map(|(key, raw)| {
+                let row = Arc::new(self.cells.open(&key, &raw).ok()?);
+                Some(Loaded { key, raw, row })
+            });
+            let first: Vec<Loaded<ErrandRow>> = opened.take(AT_ONCE).collect();
             let due = |errand: &Loaded<ErrandRow>| {
                 keys::parts_of_errand(&errand.key).map_or(Timestamp(0), |(at, ..)| at)
             };

@@ -27,7 +27,7 @@ use crate::core::types::{Timestamp, to_hex};
 const LOOK_AFTER_MS: u64 = 2 * 60 * 1000;
 /// A key is renewed when no more than this is left, or than a sixth of its life.
 const LEFT_MS: u64 = 5 * 60 * 1000;
-/// After a renewal that failed, a key that still holds is handed out without another try.
+/// After a renewal, and after one that failed while the key still holds, there is no other so soon.
 const PAUSE_MS: u64 = 30 * 1000;
 /// Places of which is remembered whose turn it is.
 const MAX_TURNS: usize = 4096;
@@ -373,9 +373,13 @@ impl Inner {
     }
 }
 
-/// Whether so little of a key's life is left that it is renewed before it is handed out.
+/// Whether so little of a key's life is left that it is renewed before it is handed out. One that
+/// was just made is not, whatever it says: clocks differ, and no read is to cost a key each.
 fn is_due(row: &CredentialRow, now: Timestamp) -> bool {
     let Some(end) = row.expires_at() else { return false };
+    if now.since_ms(row.stored_at) < PAUSE_MS {
+        return false;
+    }
     let life = end.since_ms(row.stored_at);
     end.since_ms(now) <= LEFT_MS.max(life / 6)
 }

@@ -237,15 +237,8 @@ impl Inner {
         row.revoked = Some(why);
         let mut proposal = access.unchanged();
         proposal.checks.push(agent.unchanged());
-        // Keys that were made for it go with its right, so that giving it back gives no dead ones.
-        let mut ended = Vec::new();
-        for credential in self.credentials_of(&agent.row).await? {
-            if credential.row.origin.is_some() {
-                self.push_gone(&agent.row, &credential, access.now, &mut proposal)?;
-                row.services = row.services.saturating_sub(1);
-                ended.push(credential.row.service.to_string());
-            }
-        }
+        let ended = self.push_made_gone(&agent.row, access.now, &mut proposal).await?;
+        row.services = row.services.saturating_sub(ended.len() as u32);
         proposal.writes.push(self.put(agent.key.clone(), &row)?);
         proposal.fences.push(Fence::Agent(row.wallet, row.epoch));
         let mut event = access.event(Action::Revoke, Outcome::Allowed).of(&row);

@@ -135,6 +135,15 @@ pub fn with(
     Ok(text)
 }
 
+pub fn without(file: &str, member: &str, name: &str) -> Answer<String> {
+    let root = parse(file)?;
+    let all = root.object_value().and_then(|whole| whole.object_value(member));
+    if let Some(entry) = all.and_then(|all| all.get(name)) {
+        entry.remove();
+    }
+    Ok(root.to_string())
+}
+
 fn put(object: &CstObject, name: &str, value: CstInputValue) {
     match object.get(name) {
         Some(property) => property.set_value(value),
@@ -173,6 +182,9 @@ mod tests {
         assert_eq!(found["other"].args, ["-y", "x"]);
         // Again: nothing changes.
         assert_eq!(with(&made, "mcpServers", false, "agentkeys", &ours()).unwrap(), made);
+        let gone = without(&made, "mcpServers", "agentkeys").unwrap();
+        assert_eq!(servers(&gone, "mcpServers").unwrap(), servers(file, "mcpServers").unwrap());
+        assert!(gone.contains("\t// mine\n\t\"z\": 1, /* two */\n"), "{gone}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::problem::{Answer, Code, Problem};
 
 pub use self::file::ConfigFile;
@@ -32,7 +34,7 @@ pub enum App {
 }
 
 /// How a server stands in a client's file.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Server {
     /// The program.
     pub command: String,
@@ -161,6 +163,17 @@ impl App {
         match self {
             Self::Codex => toml::with(text, name, server),
             _ => json::with(text, self.member(), self.says_stdio(), name, server),
+        }
+    }
+
+    /// The text without a server, whatever else has changed.
+    ///
+    /// # Errors
+    /// The text is not what the client reads.
+    pub fn without(self, text: &str, name: &str) -> Answer<String> {
+        match self {
+            Self::Codex => toml::without(text, name),
+            _ => json::without(text, self.member(), name),
         }
     }
 

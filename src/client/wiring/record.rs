@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::Server;
 use crate::client::files::{self, Keep};
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
@@ -42,6 +43,8 @@ pub struct Record {
     pub name: String,
     /// Whether the file was not there before.
     created: bool,
+    /// The entry, if it was not there before: it can be taken out of a file that was changed since.
+    pub added: Option<Server>,
     /// Where the change begins, in bytes.
     at: usize,
     removed: Vec<Piece>,
@@ -57,6 +60,7 @@ impl Record {
         name: &str,
         before: Option<&str>,
         after: &str,
+        added: Option<Server>,
         secrets: &[(Zeroizing<String>, Moved)],
     ) -> Self {
         let old = before.unwrap_or("");
@@ -68,12 +72,23 @@ impl Record {
             file: file.to_owned(),
             name: name.to_owned(),
             created: before.is_none(),
+            added,
             at: begin,
             removed: without(removed, secrets),
             inserted: new_rest[..new_rest.len() - end].to_owned(),
             before: Hash32::of(old.as_bytes()),
             after: Hash32::of(after.as_bytes()),
         }
+    }
+
+    /// That somebody else has changed what it changed.
+    pub fn not_there(&self) -> Problem {
+        Problem::new(
+            Code::Invalid,
+            format!("{} was changed at that place since", self.file.display()),
+            format!("the entry of \"{}\" is not as it was left", self.name),
+            "change it by hand; nothing was changed now",
+        )
     }
 
     /// The tokens that are needed to undo it.
@@ -152,12 +167,7 @@ pub fn undone(
     let Some(at) =
         at.filter(|at| now.get(*at..).is_some_and(|rest| rest.starts_with(&record.inserted)))
     else {
-        return Err(Problem::new(
-            Code::Invalid,
-            format!("{} was changed at that place since", record.file.display()),
-            format!("the entry of \"{}\" is not as it was left", record.name),
-            "change it by hand; nothing was changed now",
-        ));
+        return Err(record.not_there());
     };
     if record.created && unchanged {
         return Ok(None);
@@ -225,7 +235,7 @@ mod tests {
                 (Zeroizing::new((*secret).to_owned()), moved)
             })
             .collect();
-        Record::of(Path::new("/f"), "n", before, after, &secrets)
+        Record::of(Path::new("/f"), "n", before, after, None, &secrets)
     }
 
     fn tokens(secret: &str) -> BTreeMap<(String, ServiceName), Zeroizing<String>> {

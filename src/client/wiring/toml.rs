@@ -70,6 +70,14 @@ pub fn with(file: &str, name: &str, server: &Server) -> Answer<String> {
     Ok(document.to_string())
 }
 
+pub fn without(file: &str, name: &str) -> Answer<String> {
+    let mut document = parse(file)?;
+    if let Some(all) = document.get_mut(MEMBER).and_then(Item::as_table_like_mut) {
+        all.remove(name);
+    }
+    Ok(document.to_string())
+}
+
 /// Sets a value, and leaves one that is the same as it was written.
 fn put(table: &mut dyn TableLike, name: &str, value: Value) {
     let same = |before: &Item| match (before, &value) {
@@ -104,6 +112,7 @@ mod tests {
         assert!(made.starts_with("model = \"o\" # mine\n\n[mcp_servers.gh]\ncommand = 'npx'\n"));
         assert!(made.contains("[tools]\nx = true\n"));
         assert_eq!(with(&made, "agentkeys", &ours).unwrap(), made);
+        assert_eq!(without(&made, "agentkeys").unwrap(), file);
         let mut gh = servers(file).unwrap().remove("gh").unwrap();
         gh.env.remove("TOKEN");
         gh.command = "agentkeys".to_owned();

@@ -16,5 +16,28 @@ mcp_inspector() {
     "$mcp_root/target/test-tools/mcp-inspector/node_modules/.bin/mcp-inspector" --cli --quiet "$@"
 }
 
+# made_once_when_approved WANT: provision is asked for by an agent that is not paired yet; a person
+# approves the agent, then that keys may be made; one is made, and the next call finds it. What was
+# answered is left in $home/answers.
+made_once_when_approved() {
+    mcp_client --expect-error \
+        --call provision "$1" \
+        --shell a-person-approves \
+        --until-changed 20 \
+        --call provision "$1" \
+        --shell a-person-approves \
+        --sleep 2 \
+        --call provision "$1" \
+        --call provision "$1" \
+        -- agentkeysd --agent my-bot --services none | tee "$home/answers" | cut -c1-200
+    contains "$(answer 1)" Pair
+    contains "$(answer 2)" ScopeChange
+    expect true jq -r .structuredContent.made <<<"$(answer 3)"
+    expect false jq -r .structuredContent.made <<<"$(answer 4)"
+}
+
+# answer N: the Nth call's answer in $home/answers.
+answer() { jq -c 'select(.step == "call")' "$home/answers" | sed -n "$1p"; }
+
 # a-person-approves stands beside this file.
 PATH=$mcp_root/tests/e2e/lib:$PATH

@@ -105,7 +105,7 @@ fn found(service: &ServiceName, slip: String, encoding: &str) -> Outcome {
         "service": service,
         "credential": slip,
         "encoding": encoding,
-        "variables": variables(service),
+        "variables": catalog::variables_of(service),
     })))
 }
 
@@ -120,13 +120,5 @@ fn text_of(credential: &SecretBytes) -> (Zeroizing<String>, &'static str) {
             (copy, "utf-8")
         }
         Err(_) => (Zeroizing::new(to_base64(bytes)), "base64"),
-    }
-}
-
-/// The variables that programs read a service's key from, the usual one first.
-pub fn variables(service: &ServiceName) -> Vec<String> {
-    match catalog::find(service) {
-        Some(known) => known.variables.clone(),
-        None => vec![catalog::variable_for(service)],
     }
 }

@@ -6,8 +6,8 @@ use serde_json::json;
 use super::super::args::Args;
 use super::super::schema::{self, object};
 use super::super::text::About;
-use super::get_credential::variables;
 use super::{Call, Outcome, Tool};
+use crate::core::catalog;
 use crate::core::holder::Listing;
 
 pub struct ListCredentials;
@@ -83,7 +83,7 @@ fn content(listing: &Listing) -> JsonObject {
                 "service": known.service,
                 "version": known.version,
                 "stored_at": known.stored_at,
-                "variables": variables(&known.service),
+                "variables": catalog::variables_of(&known.service),
             })
         })
         .collect();

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::super::args::Args;
 use super::super::schema::{self, object};
 use super::super::text::{self, About};
-use super::get_credential::variables;
 use super::{Call, Outcome, Tool};
+use crate::core::catalog;
 use crate::core::holder::{Provisioning, Ready, SessionHolder};
 use crate::core::identity::ServiceName;
 
@@ -113,7 +113,7 @@ async fn tell(
 }
 
 fn told(service: &ServiceName, ready: &Ready) -> Outcome {
-    let variables = variables(service);
+    let variables = catalog::variables_of(service);
     let variable = variables.first().map_or("", String::as_str);
     let what = if ready.made { "A key of" } else { "There is a key of" };
     let made = if ready.made { " was made and stored for this agent" } else { " already" };
