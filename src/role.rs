@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::backend::custody::{self, CustodyChoice};
-use crate::backend::http::ListenAddress;
+use crate::backend::http::{BindError, GivenSocket, ListenAddress};
 use crate::backend::judge::IssuerOffer;
 use crate::backend::oidc::OpenIdSettings;
 use crate::backend::serve::{self, ServeError, ServeOptions, TlsChoice};
@@ -170,10 +170,12 @@ fn serve(request: Serve) -> Result<(), CliError> {
         )
         .into());
     }
-    let listen: Vec<ListenAddress> = request
-        .listen
-        .iter()
-        .map(|address| ListenAddress::read(address, request.tls.is_some()))
+    let has_certificate = request.tls.is_some();
+    let (systemd, addresses): (Vec<_>, Vec<_>) =
+        request.listen.iter().partition(|place| place.as_str() == "systemd");
+    let listen: Vec<ListenAddress> = addresses
+        .into_iter()
+        .map(|address| ListenAddress::read(address, has_certificate))
         .collect::<Result<_, _>>()
         .map_err(|wrong| Problem::invalid("--listen", wrong.to_string()))?;
     let tls = request.tls.map(|tls| match tls {
@@ -211,8 +213,14 @@ fn serve(request: Serve) -> Result<(), CliError> {
         .map(|url| url.parse::<Url>())
         .collect::<Result<_, _>>()
         .map_err(|wrong| Problem::invalid("--provider-url", wrong.to_string()))?;
+    // Last, so that a line with a mistake leaves them alone.
+    let given = match systemd.as_slice() {
+        [] => Vec::new(),
+        _ => GivenSocket::all(has_certificate).map_err(|error| not_serving(&error.into()))?,
+    };
     let options = ServeOptions {
         listen,
+        given,
         tls,
         data,
         dev,
@@ -272,6 +280,15 @@ fn not_serving(error: &ServeError) -> Problem {
         error if refused_by_the_system(error) => {
             "choose a port above 1023 and a folder of this user's own, or let a service manager \
              give it both: a user who is not root gets no port below 1024"
+        }
+        ServeError::Bind(
+            BindError::NoneGiven
+            | BindError::NotGiven(_)
+            | BindError::Given(_)
+            | BindError::GivenAddress(_),
+        ) => {
+            "start it from a unit with a .socket beside it, as in packaging/systemd, or name the \
+             address here: --listen ADDRESS:PORT"
         }
         ServeError::Bind(_) => "choose another --listen, or end what listens there",
         ServeError::DevBeyondLoopback(_) => "listen on 127.0.0.1, or leave --dev out",

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::clock::{Clock, Entropy, SystemClock};
 use super::custody::{self, CustodyChoice, CustodyError, Surroundings};
-use super::http::{self, BindError, Limits, ListenAddress, Listener, MakeBackend};
+use super::http::{self, BindError, GivenSocket, Limits, ListenAddress, Listener, MakeBackend};
 use super::judge::TokenJudge;
 use super::oidc::{OpenId, OpenIdSettings};
 use super::store::{Options, SledStore, Store, StoreError};
@@ -49,8 +50,10 @@ pub enum LogFormat {
 
 /// What `agentkeys serve` was told.
 pub struct ServeOptions {
-    /// Where to listen; at least one.
+    /// Where to listen; at least one, here or of those that were given.
     pub listen: Vec<ListenAddress>,
+    /// The service manager's sockets.
+    pub given: Vec<GivenSocket>,
     /// Where the certificate comes from, if any address speaks TLS.
     pub tls: Option<TlsChoice>,
     /// The data folder.
@@ -117,7 +120,8 @@ pub enum ServeError {
 /// [`ServeError`]; the log has said the same.
 pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     start_log(options.log);
-    let beyond = options.listen.iter().find(|address| address.is_beyond_loopback());
+    let places = options.listen.iter().chain(options.given.iter().map(GivenSocket::address));
+    let beyond = places.into_iter().find(|address| address.is_beyond_loopback());
     let allowed = match beyond {
         Some(address) if options.dev => Err(ServeError::DevBeyondLoopback(address.clone())),
         _ => protect(),
@@ -130,9 +134,18 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
             .block_on(run(options))
     });
     if let Err(error) = &result {
+        tell_manager(&[NotifyState::Status(&format!("does not run: {}", chain(error)))]);
         tracing::error!(error = %chain(error), "the backend does not run");
     }
     result
+}
+
+/// What `systemctl status` shows, and when what comes after it may start. Without a service
+/// manager nobody is told.
+fn tell_manager(what: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(what) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
 }
 
 fn start_log(format: LogFormat) {
@@ -235,10 +248,17 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
     }
 
     let certificate = match options.tls {
-        Some(TlsChoice::SelfSigned) => Some(self_signed(&vault, &options.listen).await?),
+        Some(TlsChoice::SelfSigned) => {
+            let given = options.given.iter().map(GivenSocket::address);
+            let places: Vec<_> = options.listen.iter().chain(given).cloned().collect();
+            Some(self_signed(&vault, &places).await?)
+        }
         _ => of_files,
     };
-    let mut listeners = Vec::with_capacity(options.listen.len());
+    let mut listeners = Vec::with_capacity(options.listen.len() + options.given.len());
+    for given in options.given {
+        listeners.push(Listener::given(given, certificate.as_ref())?);
+    }
     for address in &options.listen {
         listeners.push(Listener::bind_with(address, certificate.as_ref())?);
     }
@@ -246,6 +266,7 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
     let pin = certificate.as_ref().filter(|_| self_signed).map(|shown| shown.pin());
     announce(&listeners, pin).map_err(ServeError::Ready)?;
     tracing::info!(backend = %vault.backend_id(), custody = opened.custody, "ready");
+    tell_manager(&[NotifyState::Ready]);
     let mut follower = None;
     if let Some(certificate) = certificate {
         let clock = SystemClock::default();
@@ -271,6 +292,7 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
             _ = interrupt.recv() => {}
         }
         tracing::info!("told to stop");
+        tell_manager(&[NotifyState::Stopping]);
     };
     let stopped = http::run(listeners, make_backend, Limits::default(), shutdown)
         .await

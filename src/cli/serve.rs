@@ -14,7 +14,8 @@ use crate::core::problem::Problem;
     description = "Runs a backend in the foreground. A private one of this machine starts by \
                    itself and needs no serve; --stop ends it.",
     note = "Prints one line when it is ready, such as: listening on http://127.0.0.1:8080. \
-            Addresses are ADDRESS:PORT or unix:/PATH; port 0 lets the system choose. --dev \
+            Addresses are ADDRESS:PORT or unix:/PATH; port 0 lets the system choose; systemd \
+            stands for the sockets that a service manager holds for this process. --dev \
             accepts any test identity, listens on loopback alone, and takes only a data folder \
             that it made itself.",
     note = "Other machines need TLS: --tls-cert and --tls-key, whose files are looked at again \
@@ -40,7 +41,7 @@ use crate::core::problem::Problem;
 )]
 /// see above
 pub struct ServeArgs {
-    /// where to listen: ADDRESS:PORT or unix:/PATH; may be given again
+    /// where to listen: ADDRESS:PORT, unix:/PATH or systemd; may be given again
     #[argh(option, arg_name = "address")]
     listen: Vec<String>,
     /// the certificate for TLS, and those that lead to its root, in PEM

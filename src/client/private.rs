@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
@@ -32,6 +32,9 @@ const LOCK_LIMIT: Duration = Duration::from_secs(40);
 pub const MAX_LOG: u64 = 4 * 1024 * 1024;
 /// Largest record of where the backend is, in bytes.
 const MAX_RECORD: usize = 4096;
+
+/// What a backend answers as soon as it serves.
+const KNOCK: &[u8] = b"GET /health HTTP/1.1\r\nHost: agentkeys\r\nConnection: close\r\n\r\n";
 
 /// What of the starter's environment the backend gets: where things are, and nothing that could
 /// be a secret, since it stands in `/proc` for as long as the backend runs.
@@ -154,20 +157,46 @@ impl Private {
                 Some(reached) if reached.pid.is_some_and(|pid| self.is_backend(pid)) => {
                     return self.remember(socket, reached);
                 }
-                Some(_) => {}
+                Some(other) => {
+                    self.end_lost().await?;
+                    if let Some(reached) = self.activated(&socket, other).await? {
+                        return self.remember(socket, reached);
+                    }
+                }
                 None => free = free.or(Some(socket)),
             }
         }
         let Some(socket) = free else {
             return Err(self.not_started("other programs listen at all of its sockets"));
         };
-        // One that can no longer be reached, because its socket was swept away, would keep the
-        // data to itself.
-        let recorded = self.record()?.map(|record| record.pid);
-        if let Some((pid, lost)) = recorded.and_then(|pid| Some((pid, self.handle(pid)?))) {
-            self.end(pid, lost).await?;
-        }
+        self.end_lost().await?;
         self.start(socket).await
+    }
+
+    /// Ends a backend that was recorded and can no longer be reached, because its socket was
+    /// swept away: it would keep the data to itself.
+    async fn end_lost(&self) -> Answer<()> {
+        let recorded = self.record()?.map(|record| record.pid);
+        match recorded.and_then(|pid| Some((pid, self.handle(pid)?))) {
+            Some((pid, lost)) => self.end(pid, lost).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The backend behind a socket that a service manager holds: its first connection starts the
+    /// backend, and only the next one names it as the listener. `None` if what answers there is
+    /// no backend over our data, or nothing does.
+    async fn activated(&self, socket: &Path, held: Reached) -> Answer<Option<Reached>> {
+        let mut held = held.stream;
+        let knock = async {
+            held.write_all(KNOCK).await?;
+            held.read_u8().await
+        };
+        if !matches!(timeout(START_LIMIT, knock).await, Ok(Ok(_))) {
+            return Ok(None);
+        }
+        let reached = reach(socket).await?;
+        Ok(reached.filter(|reached| reached.pid.is_some_and(|pid| self.is_backend(pid))))
     }
 
     /// Ends the running backend and waits until it is gone.
@@ -180,11 +209,10 @@ impl Private {
         }
         files::make_folder(self.places.state())?;
         let _lock = files::lock(&self.places.start_lock(), LOCK_LIMIT).await?;
-        // Who answers where the record says is the one that is meant, even if it is too old or
-        // too new to be known by its arguments; one that does not answer must be known by them.
-        let mut pids: Vec<u32> =
-            self.find().await?.and_then(|found| found.reached.pid).into_iter().collect();
-        pids.extend(self.record()?.map(|record| record.pid).filter(|pid| self.is_backend(*pid)));
+        // Each has to be known by its arguments: of a socket that a service manager holds, the
+        // kernel names whoever listened last, which may have ended.
+        let recorded = self.record()?.map(|record| record.pid);
+        let mut pids: Vec<u32> = recorded.filter(|pid| self.is_backend(*pid)).into_iter().collect();
         for socket in self.places.sockets() {
             let pid = reach(&socket).await?.and_then(|reached| reached.pid);
             pids.extend(pid.filter(|pid| self.is_backend(*pid)));

@@ -31,6 +31,7 @@
 #![allow(unsafe_code)]
 #![deny(clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
+mod activation;
 mod allocator;
 mod arena;
 mod capabilities;
@@ -51,6 +52,7 @@ mod spawn;
 mod stack;
 mod terminal;
 
+pub use activation::{ActivatedSocket, activated_sockets};
 pub use allocator::{WipingAllocator, wipe_freed_memory};
 pub use arena::{SecretMemoryError, SecretMemoryKind, secret_memory_kind};
 pub use capabilities::drop_capabilities;

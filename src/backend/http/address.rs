@@ -66,9 +66,19 @@ impl ListenAddress {
         };
         match (tls, has_certificate) {
             (true, false) => Err(ListenAddressError::NoCertificate),
-            (true, true) => Ok(Self::Tls(addr)),
-            (false, _) if addr.ip().is_loopback() => Ok(Self::Tcp(addr)),
-            (false, _) => Err(ListenAddressError::NotLoopback),
+            (tls, _) => Self::of_tcp(addr, tls),
+        }
+    }
+
+    /// The address of a TCP socket that speaks TLS, or does not.
+    ///
+    /// # Errors
+    /// [`ListenAddressError::NotLoopback`].
+    pub fn of_tcp(addr: SocketAddr, tls: bool) -> Result<Self, ListenAddressError> {
+        match tls {
+            true => Ok(Self::Tls(addr)),
+            false if addr.ip().is_loopback() => Ok(Self::Tcp(addr)),
+            false => Err(ListenAddressError::NotLoopback),
         }
     }
 

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use tokio::net;
 
-use super::address::ListenAddress;
+use super::address::{ListenAddress, ListenAddressError};
 use super::guard::Hosts;
 use super::unix::{self, SocketGuard};
 use crate::backend::peer::Peer;
 use crate::backend::tls::{CertificateError, ServerCertificate};
+use crate::harden::{self, ActivatedSocket};
 
 /// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,18 @@ pub enum BindError {
     /// Something that is no socket stands there.
     #[error("unix:{} is taken by a file that is no socket", .0.display())]
     Occupied(PathBuf),
+    /// The service manager's sockets cannot be had.
+    #[error("--listen systemd: the sockets cannot be had")]
+    NotGiven(#[source] io::Error),
+    /// There are none.
+    #[error("--listen systemd: no service manager gave this process a socket (LISTEN_FDS)")]
+    NoneGiven,
+    /// One of them is not to be served.
+    #[error("--listen systemd: a socket that was given cannot be served: {0}")]
+    Given(&'static str),
+    /// The same, by the rules for addresses.
+    #[error("--listen systemd: a socket that was given cannot be served")]
+    GivenAddress(#[source] ListenAddressError),
     /// The folder is not one of this user's alone.
     #[error("the folder {} cannot hold the socket: {why}", path.display())]
     Folder {
@@ -63,13 +76,65 @@ pub enum BindError {
 enum Socket {
     Tcp(TcpListener),
     Tls(TcpListener, Arc<ServerConfig>, Arc<ServerCertificate>),
-    Unix(UnixListener, SocketGuard),
+    /// With its place, which is the service manager's where that bound it.
+    Unix(UnixListener, Option<SocketGuard>),
+}
+
+/// A socket that the service manager bound, and the address that it is.
+pub struct GivenSocket {
+    address: ListenAddress,
+    socket: ActivatedSocket,
+}
+
+impl GivenSocket {
+    /// Those that this process was given, each by the rules of [`ListenAddress::read`]; to be
+    /// called once, before the process has threads.
+    ///
+    /// # Errors
+    /// There are none, or one of them may not be served.
+    pub fn all(has_certificate: bool) -> Result<Vec<Self>, BindError> {
+        let sockets = harden::activated_sockets().map_err(BindError::NotGiven)?;
+        if sockets.is_empty() {
+            return Err(BindError::NoneGiven);
+        }
+        let given = sockets.into_iter().map(|socket| {
+            let address = match &socket {
+                ActivatedSocket::Tcp(tcp) => {
+                    let addr = tcp.local_addr().map_err(BindError::NotGiven)?;
+                    ListenAddress::of_tcp(addr, has_certificate).map_err(BindError::GivenAddress)?
+                }
+                ActivatedSocket::Unix(unix) => ListenAddress::Unix(unix::path_of_given(unix)?),
+            };
+            Ok(Self { address, socket })
+        });
+        given.collect()
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
 }
 
 /// A bound socket that nobody accepts from yet.
 pub struct Listener {
     address: ListenAddress,
     socket: Socket,
+}
+
+/// A certificate, and how it is shown.
+type Shown = (Arc<ServerConfig>, Arc<ServerCertificate>);
+
+/// What is shown at an address that speaks TLS.
+fn shown(
+    address: &ListenAddress,
+    certificate: Option<&Arc<ServerCertificate>>,
+) -> Result<Option<Shown>, BindError> {
+    let ListenAddress::Tls(addr) = address else { return Ok(None) };
+    let none = || CertificateError::Unusable("there is none".to_owned());
+    let certificate = certificate.ok_or_else(none);
+    let shown = certificate.and_then(|shown| Ok((shown.config()?, shown.clone())));
+    shown.map(Some).map_err(|source| BindError::Tls { addr: *addr, source })
 }
 
 impl Listener {
@@ -90,30 +155,51 @@ impl Listener {
         address: &ListenAddress,
         certificate: Option<&Arc<ServerCertificate>>,
     ) -> Result<Self, BindError> {
-        let tcp = |addr: SocketAddr| {
-            let wrong = |source| BindError::Tcp { addr, source };
-            let socket = TcpListener::bind(addr).map_err(wrong)?;
-            let taken = socket.local_addr().map_err(wrong)?;
-            Ok((socket, taken))
-        };
         match address {
-            ListenAddress::Tcp(addr) => {
-                let (socket, taken) = tcp(*addr)?;
-                Ok(Self { address: ListenAddress::Tcp(taken), socket: Socket::Tcp(socket) })
-            }
-            ListenAddress::Tls(addr) => {
-                let none = || CertificateError::Unusable("there is none".to_owned());
-                let certificate = certificate.ok_or_else(none);
-                let config = certificate.and_then(|shown| Ok((shown.config()?, shown.clone())));
-                let (config, certificate) =
-                    config.map_err(|source| BindError::Tls { addr: *addr, source })?;
-                let (socket, taken) = tcp(*addr)?;
-                let socket = Socket::Tls(socket, config, certificate);
-                Ok(Self { address: ListenAddress::Tls(taken), socket })
+            ListenAddress::Tcp(addr) | ListenAddress::Tls(addr) => {
+                let wrong = |source| BindError::Tcp { addr: *addr, source };
+                // Before the port is taken: without a certificate it is of no use.
+                let shown = shown(address, certificate)?;
+                let socket = TcpListener::bind(addr).map_err(wrong)?;
+                let taken = socket.local_addr().map_err(wrong)?;
+                Ok(Self::tcp(socket, taken, shown))
             }
             ListenAddress::Unix(path) => {
                 let (socket, guard) = unix::bind(path)?;
-                Ok(Self { address: address.clone(), socket: Socket::Unix(socket, guard) })
+                Ok(Self { address: address.clone(), socket: Socket::Unix(socket, Some(guard)) })
+            }
+        }
+    }
+
+    /// The same for a socket that is bound already.
+    ///
+    /// # Errors
+    /// [`BindError::Tls`].
+    pub fn given(
+        given: GivenSocket,
+        certificate: Option<&Arc<ServerCertificate>>,
+    ) -> Result<Self, BindError> {
+        let GivenSocket { address, socket } = given;
+        let shown = shown(&address, certificate)?;
+        match (socket, &address) {
+            (ActivatedSocket::Tcp(socket), ListenAddress::Tcp(addr) | ListenAddress::Tls(addr)) => {
+                Ok(Self::tcp(socket, *addr, shown))
+            }
+            (ActivatedSocket::Unix(socket), _) => {
+                Ok(Self { address, socket: Socket::Unix(socket, None) })
+            }
+            (ActivatedSocket::Tcp(_), ListenAddress::Unix(_)) => {
+                Err(BindError::Given("its address is of another kind"))
+            }
+        }
+    }
+
+    fn tcp(socket: TcpListener, addr: SocketAddr, shown: Option<Shown>) -> Self {
+        match shown {
+            None => Self { address: ListenAddress::Tcp(addr), socket: Socket::Tcp(socket) },
+            Some((config, certificate)) => {
+                let socket = Socket::Tls(socket, config, certificate);
+                Self { address: ListenAddress::Tls(addr), socket }
             }
         }
     }
@@ -138,7 +224,7 @@ impl Listener {
             }
             Socket::Unix(socket, guard) => {
                 socket.set_nonblocking(true)?;
-                (Open::Unix(net::UnixListener::from_std(socket)?), Hosts::unix(), Some(guard))
+                (Open::Unix(net::UnixListener::from_std(socket)?), Hosts::unix(), guard)
             }
         };
         Ok(Accepting { socket, hosts: Arc::new(hosts), guard })
@@ -185,8 +271,8 @@ impl Accepting {
             Open::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
                 let peer = unix::peer(&stream)?;
-                let owner = self.guard.as_ref().map(|guard| guard.owner);
-                if Some(peer.uid) != owner {
+                // Only this process's own user is served, whoever made the socket.
+                if peer.uid != harden::effective_uid() {
                     tracing::warn!(uid = peer.uid, "refused a connection of another user");
                     return Ok(None);
                 }

@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 pub use self::address::{ListenAddress, ListenAddressError};
 pub use self::limits::Limits;
-pub use self::listener::{BindError, Listener};
+pub use self::listener::{BindError, GivenSocket, Listener};
 pub use self::server::{Stopped, run};
 use super::peer::Peer;
 use crate::core::backend::AccountBackend;

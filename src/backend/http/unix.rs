@@ -17,8 +17,6 @@ pub struct SocketGuard {
     path: PathBuf,
     device: u64,
     inode: u64,
-    /// The user that it was made by.
-    pub owner: u32,
     _lock: File,
 }
 
@@ -58,6 +56,16 @@ fn folder(path: &Path) -> Result<fs::Metadata, BindError> {
         return Ok(at);
     };
     Err(BindError::Folder { path: path.to_owned(), why })
+}
+
+/// The path of a socket that somebody else has bound, if its folder is one that a socket of ours
+/// could be in.
+pub fn path_of_given(socket: &UnixListener) -> Result<PathBuf, BindError> {
+    let nameless = || BindError::Given("it is a Unix socket without a path");
+    let address = socket.local_addr().map_err(|_| nameless())?;
+    let path = address.as_pathname().ok_or_else(nameless)?;
+    folder(path.parent().unwrap_or(Path::new("/")))?;
+    Ok(path.to_owned())
 }
 
 /// Binds under a lock, to a name nobody uses, and renames the socket into its place: whoever
@@ -107,7 +115,7 @@ pub fn bind(path: &Path) -> Result<(UnixListener, SocketGuard), BindError> {
         failed("put the socket into its place", path)(source)
     })?;
     let (device, inode) = (at.dev(), at.ino());
-    Ok((listener, SocketGuard { path: path.to_owned(), device, inode, owner, _lock: lock }))
+    Ok((listener, SocketGuard { path: path.to_owned(), device, inode, _lock: lock }))
 }
 
 /// Who connected, as the kernel says.
