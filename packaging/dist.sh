@@ -26,28 +26,18 @@ done
 mkdir -p "$out"
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
-mkdir -p "$stage/agentkeys/bin"
-install -m 755 "$binary" "$stage/agentkeys/bin/agentkeys"
+"$root/packaging/stage.sh" "$stage/agentkeys" "$binary"
 install -m 644 "$root/LICENSE" "$stage/agentkeys/LICENSE"
-# The recipes, if they were built: they need no compiler then, and npm for their dependencies alone.
-recipes=$root/scripts/provisioner
-if [ -f "$recipes/dist/main.js" ]; then
-    share=$stage/agentkeys/share/agentkeys/provisioner
-    mkdir -p "$share"
-    cp -R "$recipes/dist" "$recipes/package.json" "$recipes/package-lock.json" "$share/"
-    rm -rf "$share/dist/test" "$share/dist/.built"
-fi
-# Manual page and completions, by the binary itself where it runs here.
-if "$binary" --version >/dev/null 2>&1; then
-    share=$stage/agentkeys/share
-    mkdir -p "$share/man/man1" "$share/completions"
-    "$binary" man >"$share/man/man1/agentkeys.1"
-    "$binary" completions bash >"$share/completions/agentkeys.bash"
-    "$binary" completions zsh >"$share/completions/_agentkeys"
-    "$binary" completions fish >"$share/completions/agentkeys.fish"
-fi
-find "$stage/agentkeys" -type d -exec chmod 755 {} +
-find "$stage/agentkeys" -type f ! -path '*/bin/*' -exec chmod 644 {} +
+# For those who want the private backend from their service manager.
+share=$stage/agentkeys/share/agentkeys
+mkdir -p "$share/systemd" "$share/launchd"
+for kind in service socket; do
+    sed 's#/usr/bin/agentkeys#%h/.agentkeys/bin/agentkeys#' \
+        "$root/packaging/systemd/agentkeys.user.$kind" >"$share/systemd/agentkeys.$kind"
+done
+cp "$root/packaging/launchd/com.agentkeys.backend.plist" "$share/launchd/"
+find "$share" -type d -exec chmod 755 {} +
+find "$share" -type f -exec chmod 644 {} +
 archive=$out/agentkeys-$target.tar.gz
 tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar \
     -C "$stage" -cf - agentkeys | gzip -9n >"$archive"

@@ -50,7 +50,8 @@ take_out() {
         "$bin/agentkeys" serve --stop >/dev/null 2>&1 || true
     fi
     rm -f "$bin/agentkeys" "$bin/agentkeysd"
-    rm -rf "$home/share/agentkeys" "$home/share/man" "$home/share/completions"
+    rm -rf "$home/share/agentkeys" "$home/share/man" "$home/share/bash-completion" \
+        "$home/share/zsh" "$home/share/fish"
     rmdir "$bin" "$home/share" "$home" 2>/dev/null || true
     files | while IFS= read -r file; do
         if [ -f "$file" ] && grep -qF "$mark" "$file"; then

@@ -21,7 +21,8 @@ playwright=1.64.1
 wanted="curl:curl jq:jq gcc:gcc git:git dbus-run-session:dbus gnome-keyring-daemon:gnome-keyring
 secret-tool:libsecret-tools mkfs.ext4:e2fsprogs setpriv:util-linux script:bsdutils tmux:tmux
 python3:python3 node:nodejs npm:npm ip:iproute2 nsenter:util-linux openssl:openssl
-chromium:chromium"
+chromium:chromium systemd-socket-activate:systemd pgrep:procps podman:podman runc:runc lintian:lintian
+man:man-db"
 missing=()
 # Not on the PATH of everybody.
 [ -x /usr/sbin/dovecot ] && [ -x /usr/lib/dovecot/imap ] || missing+=(dovecot-imapd)
