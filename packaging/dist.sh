@@ -41,7 +41,12 @@ find "$share" -type f -exec chmod 644 {} +
 archive=$out/agentkeys-$target.tar.gz
 tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar \
     -C "$stage" -cf - agentkeys | gzip -9n >"$archive"
-(cd "$out" && sha256sum agentkeys-*.tar.gz >SHA256SUMS)
+# Over all that the folder has for people: other platforms' archives, a Debian package, an SBOM.
+(
+    shopt -s nullglob
+    cd "$out"
+    LC_ALL=C sha256sum agentkeys*.{tar.gz,deb,json} >SHA256SUMS
+)
 rm -f "$out/SHA256SUMS.sig"
 [ -z "$key" ] || openssl dgst -sha256 -sign "$key" -out "$out/SHA256SUMS.sig" "$out/SHA256SUMS"
 cp "$root/packaging/install.sh" "$out/install.sh"

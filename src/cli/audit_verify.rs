@@ -3,9 +3,11 @@
 use argh::{ArgsInfo, FromArgs};
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{Context, Open};
+use super::progress::Progress;
 use super::report::CliError;
 use super::{Checked, Finish};
+use crate::client::wait::{Onlooker, watched};
 use crate::core::audit::{Fault, Head, Walk};
 use crate::core::backend::{AuditFilter, WhoAmI};
 use crate::core::problem::{Code, Problem};
@@ -61,6 +63,39 @@ fn belongs(head: &Head, me: &WhoAmI, seen: Option<&Head>) -> Result<(), Fault> {
     }
 }
 
+/// Goes through the log from its first event to its end, which a signed head tells.
+async fn walk_through(
+    context: &Context<'_>,
+    open: Open<'_>,
+    me: &WhoAmI,
+    seen: Option<&Head>,
+    progress: Option<&Progress>,
+) -> Result<(Walk, Head), Problem> {
+    let mut filter = AuditFilter { from: Some(1), limit: Some(1_000), ..AuditFilter::default() };
+    let mut walk: Option<Walk> = None;
+    let mut checked = 0_u64;
+    let head = loop {
+        let page = open.backend.query_audit(open.token, filter.clone()).await?;
+        belongs(&page.head, me, seen).map_err(|fault| broken(&fault))?;
+        let walk = walk.get_or_insert_with(|| Walk::new(page.head.backend_id, me.account, seen));
+        for entry in &page.events {
+            walk.step(entry).map_err(|fault| broken(&fault))?;
+            checked += 1;
+        }
+        if let Some(progress) = progress {
+            progress.now(format!("{checked} of {} events checked", page.head.seq));
+        }
+        match page.next {
+            Some(next) if filter.from.is_none_or(|from| next > from) => {
+                context.verbose(&format!("{checked} events checked"));
+                filter.from = Some(next);
+            }
+            Some(_) | None => break page.head,
+        }
+    };
+    Ok((walk.ok_or_else(Problem::internal)?, head))
+}
+
 impl Checked for AuditVerify {
     type Raw = AuditVerifyArgs;
 
@@ -70,28 +105,10 @@ impl Checked for AuditVerify {
         let me = open.backend.who_am_i(open.token).await?;
         let remembered = link.seen_head(me.account);
         let seen = remembered.as_ref().map(|seen| seen.head.clone());
-        let mut filter =
-            AuditFilter { from: Some(1), limit: Some(1_000), ..AuditFilter::default() };
-        let mut walk: Option<Walk> = None;
-        let mut checked = 0_u64;
-        let head = loop {
-            let page = open.backend.query_audit(open.token, filter.clone()).await?;
-            belongs(&page.head, &me, seen.as_ref()).map_err(|fault| broken(&fault))?;
-            let walk = walk
-                .get_or_insert_with(|| Walk::new(page.head.backend_id, me.account, seen.as_ref()));
-            for entry in &page.events {
-                walk.step(entry).map_err(|fault| broken(&fault))?;
-                checked += 1;
-            }
-            match page.next {
-                Some(next) if filter.from.is_none_or(|from| next > from) => {
-                    context.verbose(&format!("{checked} events checked"));
-                    filter.from = Some(next);
-                }
-                Some(_) | None => break page.head,
-            }
-        };
-        let walk = walk.ok_or_else(Problem::internal)?;
+        let progress = Progress::on_terminal("checking the audit log");
+        let onlooker = progress.as_ref().map(|progress| progress as &dyn Onlooker);
+        let walking = walk_through(context, open, &me, seen.as_ref(), progress.as_ref());
+        let (walk, head) = watched(onlooker, walking).await?;
         let count = walk.finish(&head).map_err(|fault| broken(&fault))?;
         if let Some(seen) = remembered.filter(|seen| seen.contradicted.is_some()) {
             link.verified(&seen.head, &head).await?;

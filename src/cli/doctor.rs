@@ -11,7 +11,7 @@ use crate::core::problem::Problem;
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Looks at the backend, its certificate, the session, the clock, the machine's protections, \
-                   where things are kept, and the daemons that run here. Each line that is not well says what to do. Exits with \
+                   where things are kept, the daemons that run here, and the MCP clients' files. Each line that is not well says what to do. Exits with \
                    1 if something is broken.",
     example = "agentkeys doctor",
     example = "agentkeys doctor --json"
@@ -58,9 +58,9 @@ fn show(context: &Context<'_>, fact: &Fact) -> Result<(), CliError> {
     let (colour, plain) = if context.out.colour { (colour, "\x1b[0m") } else { ("", "") };
     let line =
         format!("{colour}{word:<6}{plain}  {:<14}  {}", shown(&fact.name), shown(&fact.found));
-    context.out.line(&line)?;
+    context.out.sentence(&line)?;
     for line in fact.fix.iter().flat_map(|fix| fix.lines()) {
-        context.out.line(&format!("{:<24}fix: {}", "", shown(line)))?;
+        context.out.sentence(&format!("{:<24}fix: {}", "", shown(line)))?;
     }
     Ok(())
 }

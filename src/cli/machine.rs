@@ -6,12 +6,15 @@ use async_trait::async_trait;
 use super::clock::now;
 use super::examine;
 use super::passphrase::Person;
+use super::progress::Progress;
 use super::session::{Daemon, Defaults, Fact, Link, Machine, SessionPlace, Wanted, WantedDaemon};
+use super::wiring_facts;
 use crate::client::beside::{self, Asked};
 use crate::client::config::Names;
 use crate::client::connect::{self, Connection, Options, StopOutcome};
 use crate::client::doctor;
 use crate::client::heads::SeenHead;
+use crate::client::wait::{Onlooker, watched};
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
 use crate::core::presence::Reset;
@@ -45,10 +48,19 @@ fn defaults(names: &Names) -> Defaults {
     }
 }
 
+fn onlooker(progress: &Option<Progress>) -> Option<&dyn Onlooker> {
+    progress.as_ref().map(|progress| progress as _)
+}
+
 #[async_trait(?Send)]
 impl Machine for ThisMachine {
     async fn connect(&self, wanted: &Wanted) -> Answer<Box<dyn Link>> {
-        let connection = connect::connect(&options(wanted)).await?.asking(Arc::new(Person));
+        let starting = Progress::on_terminal("waiting for the private backend");
+        let options = options(wanted);
+        let connecting = watched(onlooker(&starting), connect::connect(&options));
+        let connection = connecting.await?.asking(Arc::new(Person));
+        let asking = Progress::on_terminal(format!("waiting for {}", connection.address()));
+        let connection = connection.watched(asking.map(|asking| Arc::new(asking) as _));
         let (set_back, presence_reset) = (OnceLock::new(), Mutex::default());
         Ok(Box::new(Reached { connection, set_back, presence_reset }))
     }
@@ -66,7 +78,8 @@ impl Machine for ThisMachine {
     }
 
     async fn stop_private(&self) -> Answer<String> {
-        Ok(match connect::stop_private().await? {
+        let ending = Progress::on_terminal("waiting for the private backend to end");
+        Ok(match watched(onlooker(&ending), connect::stop_private()).await? {
             StopOutcome::Stopped { pid } => {
                 format!("the private backend, process {pid}, has ended")
             }
@@ -75,8 +88,11 @@ impl Machine for ThisMachine {
     }
 
     async fn facts(&self, wanted: &Wanted) -> Answer<Vec<Fact>> {
-        let found = doctor::facts(&options(wanted)).await?;
-        Ok(examine::facts(&found, &harden::report(), now()))
+        let looking = Progress::on_terminal("looking at how things are");
+        let found = watched(onlooker(&looking), doctor::facts(&options(wanted))).await?;
+        let mut facts = examine::facts(&found, &harden::report(), now());
+        facts.extend(wiring_facts::facts());
+        Ok(facts)
     }
 }
 

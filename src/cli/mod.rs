@@ -21,12 +21,14 @@ pub mod near;
 pub mod output;
 pub mod passphrase;
 mod pasted;
+pub mod progress;
 pub mod report;
 pub mod request;
 pub mod scopes;
 pub mod secret_input;
 pub mod session;
 pub mod source;
+mod wiring_facts;
 
 pub mod approve;
 pub mod audit_accept;

@@ -9,7 +9,7 @@ use super::report::{CliError, shown};
 use crate::core::problem::{Code, Problem};
 
 /// How wide a terminal is taken to be, in columns.
-const WIDTH: usize = 80;
+pub const WIDTH: usize = 80;
 
 /// The two streams of one command.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ pub struct Output {
     pub colour_err: bool,
     /// Whether standard output is a terminal.
     pub terminal: bool,
+    /// Whether standard error is a terminal.
+    pub terminal_err: bool,
 }
 
 impl Output {
@@ -29,13 +31,9 @@ impl Output {
     pub fn new(json: bool) -> Self {
         let may = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        let terminal = io::stdout().is_terminal();
-        Self {
-            json,
-            colour: may && terminal,
-            colour_err: may && io::stderr().is_terminal(),
-            terminal,
-        }
+        let (terminal, terminal_err) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        let (colour, colour_err) = (may && terminal, may && terminal_err);
+        Self { json, colour, colour_err, terminal, terminal_err }
     }
 
     /// Writes bytes to standard output as they are.
@@ -71,10 +69,16 @@ impl Output {
         self.raw(&text)
     }
 
-    /// Writes a line to standard error.
+    /// Writes a line to standard output, on a terminal broken where it is too wide.
+    pub fn sentence(&self, text: &str) -> Result<(), CliError> {
+        if self.terminal { self.line(&fit(text)) } else { self.line(text) }
+    }
+
+    /// Writes a line to standard error, on a terminal broken where it is too wide.
     pub fn say(&self, text: &str) {
+        let fitted = if self.terminal_err { fit(text) } else { text.to_owned() };
         // Nobody is left to be told that standard error is closed.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{fitted}");
     }
 
     /// Writes a warning to standard error.
@@ -92,6 +96,58 @@ impl Output {
         let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
         self.raw(format!("\x1b[2m{first}\x1b[0m\n{rest}").as_bytes())
     }
+}
+
+/// How many columns a text takes, colours apart.
+fn columns(text: &str) -> usize {
+    let mut count = 0;
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c == '\x1b' {
+            // Ours alone come here: they end with a letter.
+            let _ = rest.find(char::is_ascii_alphabetic);
+        } else {
+            count += 1;
+        }
+    }
+    count
+}
+
+/// The text with no line wider than a terminal, as far as its words allow; the rest of a line is
+/// put below where its sentence begins. A command stays whole, so that it can be copied.
+fn fit(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(fit_line).collect();
+    lines.join("\n")
+}
+
+fn fit_line(line: &str) -> String {
+    // The sentence begins behind the last gap that is a column's, if there is one near the start.
+    let begin = line
+        .match_indices("  ")
+        .map(|(at, gap)| at + gap.len())
+        .fold(0, |begin, end| if columns(&line[..end]) <= WIDTH / 2 { end } else { begin });
+    let begin = begin + (line[begin..].len() - line[begin..].trim_start().len());
+    let (label, sentence) = line.split_at(begin);
+    if columns(line) <= WIDTH || sentence.trim_start_matches("fix: ").starts_with("agentkeys ") {
+        return line.to_owned();
+    }
+    let indent = " ".repeat(columns(label));
+    let mut out = label.to_owned();
+    let mut used = columns(label);
+    for (at, word) in sentence.split(' ').enumerate() {
+        let wide = columns(word);
+        if at > 0 && used + 1 + wide > WIDTH {
+            out.push('\n');
+            out.push_str(&indent);
+            used = indent.len();
+        } else if at > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += wide;
+    }
+    out
 }
 
 /// Counts what would be written.
@@ -117,7 +173,8 @@ fn write_json(to: impl Write, value: &impl Serialize, pretty: bool) -> Result<()
     written.map_err(|_| CliError::Problem(Problem::internal()))
 }
 
-fn cut(text: &str, width: usize) -> String {
+/// The text, with an ellipsis at its end where it is wider than that.
+pub fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
@@ -180,6 +237,22 @@ mod tests {
             )
         );
         assert!(table(&["AGENT", "WHAT", "OK"], &rows, None).contains(&"x".repeat(100)));
+    }
+
+    #[test]
+    fn a_line_that_is_too_wide_goes_on_below_its_sentence() {
+        let words = |count: usize| vec!["word"; count].join(" ");
+        assert_eq!(fit(&words(16)), words(16));
+        assert_eq!(fit(&words(17)), format!("{}\n{}", words(16), "word"));
+        let labelled = format!("  \x1b[2mcause\x1b[0m  {}\n  fix    short", words(20));
+        let wrapped =
+            format!("  \x1b[2mcause\x1b[0m  {}\n         {}\n  fix    short", words(14), words(6));
+        assert_eq!(fit(&labelled), wrapped);
+        // What is copied stays whole, and so does a word that is wider than the terminal.
+        for whole in [format!("  fix    agentkeys approve {}", "x".repeat(90)), "x".repeat(200)] {
+            assert_eq!(fit(&whole), whole);
+        }
+        assert!(fit(&format!("{}  {}", words(30), words(3))).lines().all(|l| l.len() <= WIDTH));
     }
 
     #[test]

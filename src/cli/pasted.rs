@@ -74,7 +74,7 @@ pub fn service_of(variable: &str) -> Option<ServiceName> {
 }
 
 /// Whether a text is a key that stands there, and not a reference to one elsewhere.
-fn stands_there(value: &str) -> bool {
+pub fn stands_there(value: &str) -> bool {
     !value.is_empty() && !value.starts_with("${") && !value.starts_with("agentkeys://")
 }
 

@@ -16,6 +16,7 @@ pub use super::private::{StopOutcome, stop_private};
 pub use super::sessions::SessionPlace;
 use super::sessions::Sessions;
 use super::sign_in;
+use super::wait::Onlooker;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, ClientInfo, CredentialBackend, IdentityProof, Minted};
 use crate::core::claim::Claim;
@@ -138,6 +139,11 @@ impl Connection {
     pub fn asking(self, asker: Arc<dyn Asker>) -> Self {
         let guard = MasterGuard::new(asker, self.address.clone()).watching(self.watch.clone());
         Self { backend: self.backend.guarded(Arc::new(guard)), ..self }
+    }
+
+    /// The same, telling `onlooker` of every answer that is waited for.
+    pub fn watched(self, onlooker: Option<Arc<dyn Onlooker>>) -> Self {
+        Self { backend: self.backend.watched(onlooker), ..self }
     }
 
     /// The backend.

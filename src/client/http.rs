@@ -29,6 +29,7 @@ use self::connect::Belief;
 pub use self::fault::{Unreachable, is_unreachable};
 pub use self::guard::Guard;
 use self::sender::{Idle, Sender};
+use super::wait::{Onlooker, watched};
 use crate::core::audit::Head;
 use crate::core::problem::{Answer, Problem};
 use crate::core::types::Timestamp;
@@ -81,6 +82,7 @@ pub struct HttpBackend {
     head: Mutex<Option<Head>>,
     clocks: Mutex<Option<Clocks>>,
     guard: Option<Arc<dyn Guard>>,
+    onlooker: Option<Arc<dyn Onlooker>>,
 }
 
 /// What the two clocks said at the same moment, but for the way of the answer.
@@ -116,12 +118,18 @@ impl HttpBackend {
             head: Mutex::default(),
             clocks: Mutex::default(),
             guard: None,
+            onlooker: None,
         }
     }
 
     /// The same with a guard before every act that raises what someone may do.
     pub fn guarded(self, guard: Arc<dyn Guard>) -> Self {
         Self { guard: Some(guard), ..self }
+    }
+
+    /// The same, telling `onlooker` of every answer that is waited for.
+    pub fn watched(self, onlooker: Option<Arc<dyn Onlooker>>) -> Self {
+        Self { onlooker, ..self }
     }
 
     /// Takes a connection that was made to this address, and whose other end was checked, for
@@ -172,8 +180,9 @@ impl HttpBackend {
         let deadline = self.options.request + ask.patience;
         let known = self.head_place();
         let exchange = tokio::time::timeout(deadline, self.exchange(ask));
-        let received =
-            exchange.await.map_err(|_| fault::no_answer(&self.address, route, deadline))??;
+        let received = watched(self.onlooker.as_deref(), exchange)
+            .await
+            .map_err(|_| fault::no_answer(&self.address, route, deadline))??;
         if let Some(head) = received.head()? {
             self.keep_head(head, known);
         }

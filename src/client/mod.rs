@@ -18,4 +18,5 @@ pub mod sealing;
 pub mod sessions;
 pub mod sign_in;
 pub mod socket;
+pub mod wait;
 pub mod wiring;

@@ -112,10 +112,7 @@ mod tests {
         }
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("s");
-        assert!(matches!(
-            taken(UnixListener::bind(&path).unwrap()),
-            Ok(ActivatedSocket::Unix(_))
-        ));
+        assert!(matches!(taken(UnixListener::bind(&path).unwrap()), Ok(ActivatedSocket::Unix(_))));
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(taken(one).is_err());
         assert!(taken(UnixDatagram::unbound().unwrap()).is_err());

@@ -1,6 +1,9 @@
 //! The command line as a person meets it: the real binary in a fresh home, with the private
 //! backend that starts by itself.
-use crate::home::Home;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::home::{BINARY, Home, Ran};
 
 const KEY: &str = "sk-or-v1-0123456789abcdef";
 
@@ -312,4 +315,50 @@ fn two_first_commands_at_once_leave_one_backend() {
         })
         .count();
     assert_eq!(serving, 1);
+}
+
+/// The private backend's process, as `doctor` names it.
+fn backend_process(home: &Home) -> String {
+    let facts = home.run(&["doctor", "--json"]).json();
+    let facts = facts["facts"].as_array().unwrap().clone();
+    let backend = facts.iter().find(|fact| fact["name"] == "backend").unwrap();
+    let found = backend["found"].as_str().unwrap();
+    found.split("process ").nth(1).unwrap().split(',').next().unwrap().to_owned()
+}
+
+#[test]
+fn who_waits_at_a_terminal_sees_what_for_and_a_file_does_not() {
+    let home = Home::new();
+    home.store("my-agent", "openrouter", "sk-or-v1-slow");
+    let pid = backend_process(&home);
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    for (terminal, locale) in [("xterm", "C.UTF-8"), ("dumb", "C.UTF-8"), ("xterm", "C")] {
+        signal("-STOP");
+        let line = format!("{BINARY} read my-agent openrouter 2>&1 >/dev/null");
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).env_clear();
+        command.env("HOME", home.path()).env("PATH", "/usr/bin:/bin");
+        command.env("TERM", terminal).env("LC_ALL", locale);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let slow = command.spawn().expect("script(1), of util-linux");
+        std::thread::sleep(Duration::from_millis(2_500));
+        signal("-CONT");
+        let said = Ran::of(slow.wait_with_output().unwrap()).exits(0).stdout;
+        if terminal == "dumb" {
+            assert_eq!(said, "", "{terminal}");
+            continue;
+        }
+        let turning = if locale == "C" { "| waiting for unix:" } else { "⠋ waiting for unix:" };
+        assert!(said.contains(turning) && said.contains("  1 s"), "{said:?}");
+        // The last thing that happens is that the line is taken back.
+        assert!(said.ends_with("\r\x1b[K"), "{said:?}");
+    }
+    signal("-STOP");
+    let slow = home.command(&["read", "my-agent", "openrouter"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    signal("-CONT");
+    let ran = Ran::of(slow.wait_with_output().unwrap()).exits(0);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("sk-or-v1-slow", ""));
 }
