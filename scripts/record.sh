@@ -28,6 +28,8 @@ if [ "${1:-}" = typed ]; then
     type_and_run 'agentkeys usage my-agent' 2
     type_and_run 'agentkeys revoke my-agent'
     type_and_run 'agentkeys run my-agent -- python3 agent.py' 4
+    # Something at the end, so that the last picture stays.
+    printf ' '
     exit 0
 fi
 
@@ -43,7 +45,7 @@ print(f"agent: I have a key of {len(key)} characters")
 END
 cd "$home"
 env -i HOME="$home" PATH="$home/bin:/usr/bin:/bin" TERM=xterm-256color LANG=C.UTF-8 AGENTKEYS="$AGENTKEYS" \
-    asciinema rec --quiet --overwrite --cols 80 --rows 34 --command "'$root/scripts/record.sh' typed" "$home/loop.cast"
+    asciinema rec --quiet --overwrite --cols 80 --rows 22 --command "'$root/scripts/record.sh' typed" "$home/loop.cast"
 npx --yes --package "$renderer" svg-term --in "$home/loop.cast" --out "$root/docs/loop.svg" --window --no-cursor \
-    --width 80 --height 34
+    --width 80 --height 22
 printf '%s\n' "docs/loop.svg"
