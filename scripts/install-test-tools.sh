@@ -12,6 +12,11 @@ mcp_inspector=2.12.0
 mcp_everything=2026.8.31
 # AWS's own SDK, which signs what our signatures are compared with.
 botocore=1.44.8
+# The official SDKs of OpenAI and Anthropic, which go through the gateway unchanged.
+openai_python=3.57.0
+anthropic_python=2.14.0
+openai_node=7.57.0
+anthropic_node=1.14.0
 # The OpenID provider, certified; a real one for the tests of sign-in.
 oidc_provider=9.9.1
 # What drives Debian's Chromium; it brings no browser along.
@@ -61,6 +66,14 @@ if [ "$(cat $python/.installed 2>/dev/null)" != "$mcp_python $botocore" ]; then
         "mcp==$mcp_python" "botocore==$botocore"
     printf '%s\n' "$mcp_python $botocore" >"$python/.installed"
 fi
+sdks=$tools/sdk-python
+if [ "$(cat $sdks/.installed 2>/dev/null)" != "$openai_python $anthropic_python" ]; then
+    rm -rf "$sdks"
+    python3 -m venv "$sdks"
+    "$sdks/bin/pip" install --quiet --disable-pip-version-check \
+        "openai==$openai_python" "anthropic==$anthropic_python" requests
+    printf '%s\n' "$openai_python $anthropic_python" >"$sdks/.installed"
+fi
 # Debian 12 has Node 18, and these need 20.
 node=$PWD/$tools/node/node_modules/node/bin/node
 if [ "$(node --version | sed 's/^v\([0-9]*\).*/\1/')" -ge 20 ]; then
@@ -79,6 +92,8 @@ npm_tool() {
 }
 npm_tool mcp-inspector @modelcontextprotocol/inspector "$mcp_inspector"
 npm_tool mcp-everything @modelcontextprotocol/server-everything "$mcp_everything"
+npm_tool openai-node openai "$openai_node"
+npm_tool anthropic-node @anthropic-ai/sdk "$anthropic_node"
 npm_tool oidc-provider oidc-provider "$oidc_provider"
 npm_tool playwright playwright-core "$playwright"
 

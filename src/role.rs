@@ -23,11 +23,12 @@ use crate::cli::run::not_started;
 use crate::cli::serve::{LogFormat, Serve, ServeOpenId, Tls};
 use crate::cli::{self, Finish, Invocation};
 use crate::client::places::Places;
+use crate::core::identity::ServiceName;
 use crate::core::problem::{Code, Problem};
 use crate::core::types::Malformed;
 use crate::daemon;
 use crate::provisioner;
-use crate::web::Url;
+use crate::web::{Url, UrlError};
 
 /// Most bytes of a file with a client secret that are read.
 const MAX_CLIENT_SECRET: u64 = 1024;
@@ -153,6 +154,7 @@ fn command(invocation: Invocation) -> Result<u8, CliError> {
     match finish? {
         Finish::Done => Ok(0),
         Finish::Unwell => Ok(1),
+        Finish::Ended(code) => Ok(code),
         Finish::Exec(mut command) => {
             let error = command.exec();
             Err(not_started(command.get_program(), &error))
@@ -213,6 +215,8 @@ fn serve(request: Serve) -> Result<(), CliError> {
         .map(|url| url.parse::<Url>())
         .collect::<Result<_, _>>()
         .map_err(|wrong| Problem::invalid("--provider-url", wrong.to_string()))?;
+    let services = request.services.iter().map(|(name, url)| service_at(name, url));
+    let services = services.collect::<Result<_, Problem>>()?;
     // Last, so that a line with a mistake leaves them alone.
     let given = match systemd.as_slice() {
         [] => Vec::new(),
@@ -228,9 +232,21 @@ fn serve(request: Serve) -> Result<(), CliError> {
         passphrase_fd,
         openid,
         provider_urls,
+        services,
         log,
     };
     serve::serve(options).map_err(|error| not_serving(&error).into())
+}
+
+/// A service and where the gateway finds it.
+fn service_at(name: &str, url: &str) -> Result<(ServiceName, Url), Problem> {
+    let url: Url =
+        url.parse().map_err(|wrong: UrlError| Problem::invalid("--service", wrong.to_string()))?;
+    if !url.tls || url.target != "/" {
+        let why = "it wants NAME=https://HOST[:PORT], without a path: a key is sent over TLS alone";
+        return Err(Problem::invalid("--service", why));
+    }
+    Ok((name.parse()?, url))
 }
 
 /// By whom people sign in, once every value is one.

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod custody;
+pub mod gateway;
 pub mod http;
 pub mod judge;
 pub mod mint;

@@ -1,6 +1,7 @@
 //! The backend's role: hardens the process, opens root key, store and vault, and serves until
 //! it is told to stop. stdout carries one line for each address that is ready, and one for the
 //! fingerprint of a self-signed certificate; all else goes to the log on stderr.
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,13 +12,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::clock::{Clock, Entropy, SystemClock};
 use super::custody::{self, CustodyChoice, CustodyError, Surroundings};
-use super::http::{self, BindError, GivenSocket, Limits, ListenAddress, Listener, MakeBackend};
+use super::gateway::Gateway;
+use super::http::{
+    self, BindError, GivenSocket, Limits, ListenAddress, Listener, MakeBackend, Served,
+};
 use super::judge::TokenJudge;
 use super::oidc::{OpenId, OpenIdSettings};
 use super::store::{Options, SledStore, Store, StoreError};
 use super::tls::{self, CertificateError, CertificateFiles, ServerCertificate};
 use super::upstream::Upstreams;
 use super::vault::{Settings, Vault, VaultError};
+use crate::core::identity::ServiceName;
 use crate::core::problem::Problem;
 use crate::core::types::BackendId;
 use crate::harden::{self, HardenError, Profile};
@@ -68,6 +73,8 @@ pub struct ServeOptions {
     pub openid: Option<OpenIdSettings>,
     /// Other addresses that services may be asked at.
     pub provider_urls: Vec<Url>,
+    /// Where services are that the gateway is to ask in another place than the catalog's.
+    pub services: BTreeMap<ServiceName, Url>,
     /// How the log looks.
     pub log: LogFormat,
 }
@@ -286,6 +293,8 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
     let for_peers = vault.clone();
     let make_backend: MakeBackend =
         Arc::new(move |peer, proof| Arc::new(for_peers.for_peer(peer).proving(proof)));
+    let gateway = Gateway::new(vault.clone(), options.services);
+    let served = Served { make_backend, gateway: Some(Arc::new(gateway)) };
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -294,7 +303,7 @@ async fn run(options: ServeOptions) -> Result<(), ServeError> {
         tracing::info!("told to stop");
         tell_manager(&[NotifyState::Stopping]);
     };
-    let stopped = http::run(listeners, make_backend, Limits::default(), shutdown)
+    let stopped = http::run(listeners, served, Limits::default(), shutdown)
         .await
         .map_err(ServeError::Serve)?;
     sweeper.abort();

@@ -14,6 +14,7 @@ use crate::client::config::Names;
 use crate::client::connect::{self, Connection, Options, StopOutcome};
 use crate::client::doctor;
 use crate::client::heads::SeenHead;
+use crate::client::http::HttpBackend;
 use crate::client::wait::{Onlooker, watched};
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
@@ -100,6 +101,10 @@ impl Machine for ThisMachine {
 impl Link for Reached {
     fn backend(&self) -> &dyn AccountBackend {
         self.connection.backend()
+    }
+
+    fn gateway(&self) -> Arc<HttpBackend> {
+        Arc::new(HttpBackend::new(self.connection.http().address().clone()))
     }
 
     fn address(&self) -> String {

@@ -8,6 +8,7 @@
 pub mod agents;
 pub mod args;
 pub mod ask;
+mod broker;
 pub mod claims;
 pub mod clock;
 pub mod context;
@@ -87,6 +88,8 @@ pub enum Finish {
     Unwell,
     /// This process becomes that program.
     Exec(Box<std::process::Command>),
+    /// A program ran and ended with this code.
+    Ended(u8),
 }
 
 /// A command whose words were checked.

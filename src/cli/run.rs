@@ -10,6 +10,7 @@ use argh::{ArgsInfo, FromArgs};
 use zeroize::Zeroizing;
 
 use super::agents::maybe_agent;
+use super::broker;
 use super::context::Context;
 use super::env_file::{self, Value};
 use super::report::{CliError, usage};
@@ -33,11 +34,15 @@ use crate::core::secret::SecretBytes;
             with a warning.",
     note = "Beside a daemon the keys are those that its agent's session may read; agentkeys read \
             --help says when a daemon is asked.",
+    note = "With --broker the program gets no key, but a stand-in that is good for this run, and \
+            addresses (OPENAI_BASE_URL, ANTHROPIC_BASE_URL, ...) by which its requests go through \
+            the backend, which puts the keys in. See docs/gateway.md.",
     note = "Exits as the program does; 126 if it cannot be executed, 127 if it is not there, 8 \
             while the daemon waits for an approval.",
     example = "agentkeys run my-agent -- printenv OPENROUTER_API_KEY",
     example = "agentkeys run my-agent -- npx some-mcp-server",
     example = "agentkeys run my-agent --env LLM_KEY=openrouter --only -- python agent.py",
+    example = "agentkeys run --broker my-agent -- python agent.py",
     example = "agentkeys run --env-file .env.agentkeys -- make test"
 )]
 /// see above
@@ -51,6 +56,9 @@ pub struct RunArgs {
     /// ask the daemon that listens there
     #[argh(option, arg_name = "path")]
     socket: Option<String>,
+    /// use the keys through the backend: the program gets none
+    #[argh(switch)]
+    broker: bool,
     /// only the services that --env and --env-file name
     #[argh(switch)]
     only: bool,
@@ -62,14 +70,15 @@ pub struct RunArgs {
 /// Whose keys a program gets, and under which names.
 pub struct Run {
     socket: Option<PathBuf>,
-    agent: Option<AgentIdentity>,
-    named: Vec<(String, ServiceName)>,
-    file: Option<String>,
-    only: bool,
+    pub agent: Option<AgentIdentity>,
+    pub named: Vec<(String, ServiceName)>,
+    pub file: Option<String>,
+    pub only: bool,
+    broker: bool,
 }
 
 /// Whether a credential may go under a name.
-fn settable(name: &str) -> Result<(), Problem> {
+pub fn settable(name: &str) -> Result<(), Problem> {
     let wrong = |why: &str| usage("a variable's name is not valid", why, "write NAME=service");
     if !is_variable(name) {
         return Err(wrong("NAME wants letters, digits and underscores, no digit first"));
@@ -103,7 +112,15 @@ impl TryFrom<RunArgs> for Run {
         let agent = maybe_agent("run", words)?;
         let named = raw.env.iter().map(|text| named(text)).collect::<Result<_, _>>()?;
         let socket = raw.socket.map(PathBuf::from);
-        Ok(Self { socket, agent, named, file: raw.env_file, only: raw.only })
+        if raw.broker && socket.is_some() {
+            return Err(usage(
+                "--broker and --socket do not go together",
+                "a daemon does not hand requests on yet: --broker asks the backend itself",
+                "agentkeys run --broker my-agent -- python agent.py",
+            ));
+        }
+        let (only, broker) = (raw.only, raw.broker);
+        Ok(Self { socket, agent, named, file: raw.env_file, only, broker })
     }
 }
 
@@ -135,7 +152,7 @@ fn taken_out(environment: impl Iterator<Item = (OsString, OsString)>) -> Vec<OsS
 
 /// Services and the names they go under: their usual one, the project's, then the file's, then
 /// `--env`'s. Whoever names a service replaces all that was said before.
-fn names_of(
+pub fn names_of(
     layers: &[Vec<(String, ServiceName)>],
     services: &[ServiceName],
     only: bool,
@@ -160,7 +177,7 @@ fn names_of(
     out
 }
 
-fn read_env_file(path: &str) -> Result<Vec<(String, Value)>, Problem> {
+pub fn read_env_file(path: &str) -> Result<Vec<(String, Value)>, Problem> {
     use std::io::Read as _;
     let unreadable = |why: String| {
         usage("the environment file could not be read", why, "name a text file that you can read")
@@ -182,7 +199,7 @@ impl Run {
         self,
         context: &Context<'_>,
     ) -> Result<(AgentIdentity, Variables), CliError> {
-        let Self { socket, agent, named, file, only } = self;
+        let Self { socket, agent, named, file, only, broker: _ } = self;
         let source = Source::open(context, socket, agent).await?;
         let project = source.defaults(context).await?;
         for (name, _) in &project.variables {
@@ -315,6 +332,9 @@ impl Checked for Run {
         command.args(program.1);
         for name in taken_out(std::env::vars_os()) {
             command.env_remove(name);
+        }
+        if self.broker {
+            return broker::run(context, self, command).await;
         }
         let (agent, variables) = self.variables(context).await?;
         for (name, value) in &variables {

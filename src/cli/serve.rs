@@ -29,6 +29,9 @@ use crate::core::problem::Problem;
             --oidc-allow names, or, without it, whoever signs in first, who owns the backend from \
             then on. A client secret, which Google wants, is handed to every client, and is no \
             secret. See docs/sign-in.md.",
+    note = "--service says where the gateway finds a service: one that it does not know, whose key \
+            goes as Authorization: Bearer, or one of the catalog's in another place. An address \
+            that is private is asked only so. See docs/gateway.md.",
     note = "Keys are made at services' own addresses (agentkeys provisioner set --way api). Only \
             the user who runs the backend may have it ask another one; all others, those that \
             --provider-url names.",
@@ -77,6 +80,9 @@ pub struct ServeArgs {
     /// another address that a service may be asked at; may be given again
     #[argh(option, arg_name = "url")]
     provider_url: Vec<String>,
+    /// where a service is that agents use by the gateway; may be given again
+    #[argh(option, arg_name = "name=url")]
+    service: Vec<String>,
     /// read the passphrase from this file descriptor
     #[argh(option, arg_name = "number")]
     passphrase_fd: Option<String>,
@@ -145,6 +151,18 @@ fn openid(raw: &mut ServeArgs) -> Result<Option<ServeOpenId>, Problem> {
     Ok(Some(ServeOpenId { issuer, client_id, client_secret_file, allow }))
 }
 
+/// A service and its address.
+fn named(text: &str) -> Result<(String, String), Problem> {
+    let (name, url) = text.split_once('=').ok_or_else(|| {
+        usage(
+            "--service is not valid",
+            "there is no = in it",
+            "agentkeys serve --service my-api=https://api.example.org",
+        )
+    })?;
+    Ok((name.to_owned(), url.to_owned()))
+}
+
 /// Where a certificate comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Tls {
@@ -178,6 +196,8 @@ pub struct Serve {
     pub openid: Option<ServeOpenId>,
     /// Other addresses that services may be asked at.
     pub provider_urls: Vec<String>,
+    /// Where services are, by name and URL.
+    pub services: Vec<(String, String)>,
     /// How it logs.
     pub log_format: LogFormat,
     /// End the private one instead.
@@ -199,6 +219,7 @@ impl TryFrom<ServeArgs> for Serve {
             || raw.root_key.is_some()
             || raw.passphrase_fd.is_some()
             || !raw.provider_url.is_empty()
+            || !raw.service.is_empty()
             || raw.log_format.is_some();
         if raw.stop && others {
             return Err(usage(
@@ -247,6 +268,7 @@ impl TryFrom<ServeArgs> for Serve {
             passphrase_fd,
             openid,
             provider_urls: raw.provider_url,
+            services: raw.service.iter().map(|text| named(text)).collect::<Result<_, _>>()?,
             log_format,
             stop: raw.stop,
         })
@@ -298,6 +320,7 @@ mod tests {
                 passphrase_fd: Some(3),
                 openid: None,
                 provider_urls: Vec::new(),
+                services: Vec::new(),
                 log_format: LogFormat::Json,
                 stop: false,
             })

@@ -2,11 +2,13 @@
 //! machine that it runs on. `role.rs` supplies both, so that the commands know a backend only as
 //! an [`AccountBackend`], and tests can give them one in process.
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::client::heads::SeenHead;
+use crate::client::http::HttpBackend;
 use crate::core::audit::Head;
 use crate::core::backend::{AccountBackend, IdentityProof};
 use crate::core::holder::SessionHolder;
@@ -84,6 +86,9 @@ impl Fact {
 pub trait Link {
     /// The backend.
     fn backend(&self) -> &dyn AccountBackend;
+
+    /// The backend, for what goes through its gateway, as long as a run lasts.
+    fn gateway(&self) -> Arc<HttpBackend>;
 
     /// Its address: `https://...`, `unix:/...` or `http://127.0.0.1:1234`.
     fn address(&self) -> String;

@@ -14,6 +14,7 @@ pub mod holder;
 pub mod http;
 pub mod places;
 pub mod private;
+pub mod relay;
 pub mod sealing;
 pub mod sessions;
 pub mod sign_in;

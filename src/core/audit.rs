@@ -33,6 +33,8 @@ pub enum Action {
     RollBack,
     /// A credential's plaintext was handed out.
     Read,
+    /// A credential was used by the backend in a request of its agent's.
+    Use,
     /// An agent's access was ended.
     Revoke,
     /// An agent's access was given back.

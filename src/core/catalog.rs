@@ -22,6 +22,10 @@ pub struct Service {
     pub variables: Vec<String>,
     /// Hosts of its interface, without a scheme.
     pub hosts: Vec<String>,
+    /// The variables by which its programs are told another place for its interface, and the path
+    /// that is theirs of it.
+    #[serde(default)]
+    pub bases: BTreeMap<String, String>,
     /// How the key travels in a request.
     pub sent: Sent,
     /// What a key looks like; absent where nobody promises anything.
@@ -119,6 +123,20 @@ pub fn all() -> &'static [Service] {
 /// The service of that name.
 pub fn find(service: &ServiceName) -> Option<&'static Service> {
     CATALOG.iter().find(|entry| entry.name == *service)
+}
+
+/// The variables by which programs are told where a service is, each with the path that they want
+/// behind the host: the catalog's, or for other services one named as its key's is, ending in
+/// `_BASE_URL`.
+pub fn bases_for(service: &ServiceName) -> Vec<(String, String)> {
+    let known = find(service).filter(|entry| !entry.bases.is_empty());
+    if let Some(entry) = known {
+        return entry.bases.iter().map(|(name, path)| (name.clone(), path.clone())).collect();
+    }
+    let variable = variable_for(service);
+    let endings = ["_API_KEY", "_API_TOKEN", "_TOKEN", "_KEY"];
+    let stem = endings.iter().find_map(|ending| variable.strip_suffix(ending));
+    vec![(format!("{}_BASE_URL", stem.unwrap_or(&variable)), String::new())]
 }
 
 /// The environment variable that programs expect: the catalog's, or for other services the name

@@ -10,6 +10,7 @@ pub mod claim;
 pub mod decision;
 pub mod encoding;
 pub mod frame;
+pub mod gateway;
 pub mod holder;
 pub mod identity;
 pub mod otp;

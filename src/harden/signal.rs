@@ -33,6 +33,14 @@ impl ProcessHandle {
         self.send(libc::SIGTERM)
     }
 
+    /// Tells it that its terminal is gone: `SIGHUP`.
+    ///
+    /// # Errors
+    /// Those of [`ProcessHandle::terminate`].
+    pub fn hang_up(&self) -> io::Result<()> {
+        self.send(libc::SIGHUP)
+    }
+
     /// Ends it without asking: `SIGKILL`.
     ///
     /// # Errors
@@ -89,6 +97,7 @@ mod tests {
         type Send = fn(&ProcessHandle) -> io::Result<()>;
         for (send, signal) in [
             (ProcessHandle::terminate as Send, libc::SIGTERM),
+            (ProcessHandle::hang_up, libc::SIGHUP),
             (ProcessHandle::kill, libc::SIGKILL),
         ] {
             let mut child = Command::new("sleep").arg("600").spawn().unwrap();

@@ -90,8 +90,7 @@ read -ra podman <<<"$CONTAINER_TOOL"
 on_exit() {
     local code=$?
     "${podman[@]}" rm --all --force --time 0 >/dev/null 2>&1 || true
-    (exit "$code")
-    finish
+    finish "$code"
 }
 trap on_exit EXIT
 tar -C "$home/base" -c . | "${podman[@]}" import --quiet - localhost/base >/dev/null

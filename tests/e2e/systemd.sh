@@ -40,8 +40,7 @@ on_exit() {
     systemctl --user stop agentkeys.socket agentkeys.service 2>/dev/null || true
     kill "$manager_pid" 2>/dev/null || true
     wait "$manager_pid" 2>/dev/null || true
-    (exit "$code")
-    finish
+    finish "$code"
 }
 trap on_exit EXIT
 within 10 test -S "$XDG_RUNTIME_DIR/systemd/private"

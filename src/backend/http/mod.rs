@@ -26,6 +26,7 @@ mod agent;
 mod audit;
 mod auth_request;
 mod credential;
+mod gateway;
 mod identity;
 pub mod meta;
 mod payment;
@@ -37,6 +38,7 @@ mod session;
 use std::sync::Arc;
 
 pub use self::address::{ListenAddress, ListenAddressError};
+pub use self::gateway::{AnswerBody, Forward};
 pub use self::limits::Limits;
 pub use self::listener::{BindError, GivenSocket, Listener};
 pub use self::server::{Stopped, run};
@@ -47,3 +49,18 @@ use crate::core::presence::Proof;
 /// Makes the backend of one request, for who sent it and what proof of presence came with it. It
 /// is called for every request, so that `last_head` is that request's, and the proof no other's.
 pub type MakeBackend = Arc<dyn Fn(Peer, Option<Proof>) -> Arc<dyn AccountBackend> + Send + Sync>;
+
+/// What is served.
+#[derive(Clone)]
+pub struct Served {
+    /// The contract's traits.
+    pub make_backend: MakeBackend,
+    /// Requests to services, where they are served.
+    pub gateway: Option<Arc<dyn Forward>>,
+}
+
+impl From<MakeBackend> for Served {
+    fn from(make_backend: MakeBackend) -> Self {
+        Self { make_backend, gateway: None }
+    }
+}

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::MakeBackend;
+use super::Served;
 use super::doorway::{secure, turn_away};
 use super::gate::{Gate, Place};
 use super::guard::Hosts;
@@ -48,7 +48,7 @@ pub struct Stopped {
 /// When a listener cannot be handed to the runtime; nothing was served then.
 pub async fn run(
     listeners: Vec<Listener>,
-    make_backend: MakeBackend,
+    served: impl Into<Served>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Stopped> {
@@ -57,7 +57,7 @@ pub async fn run(
     let gate = Gate::new(limits.connections, limits.connections_per_address);
     let drain_time = limits.drain_time;
     let shared = Arc::new(Shared {
-        make_backend,
+        served: served.into(),
         limits,
         stage: watched,
         requests: AtomicU64::new(0),

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER,
@@ -26,7 +26,7 @@ use super::limits::Limits;
 use super::pulse::Pulse;
 use super::reply::Reply;
 use super::router::{self, Action, NoRoute};
-use super::{MakeBackend, body};
+use super::{Served, body, gateway};
 use crate::backend::peer::Peer;
 use crate::core::audit::Head;
 use crate::core::encoding::to_base64;
@@ -47,7 +47,7 @@ pub enum Stage {
 
 /// What all connections share. The server is drained when the last one has let go of it.
 pub struct Shared {
-    pub make_backend: MakeBackend,
+    pub served: Served,
     pub limits: Limits,
     pub stage: watch::Receiver<Stage>,
     pub requests: AtomicU64,
@@ -65,25 +65,28 @@ pub struct Connection {
 
 /// One request in the log: written when it is dropped, so that it is also there when the
 /// client has gone.
-struct Logged<'a> {
-    connection: &'a Connection,
+pub struct Logged {
+    connection: Arc<Connection>,
     id: u64,
-    route: Option<Route>,
+    route: &'static str,
     status: u16,
     started: Instant,
 }
 
+/// The body of an answer: one of ours, or a service's as it comes.
+pub type AnswerOf = Either<Full<Bytes>, gateway::Streamed>;
+
 /// What the log has as the status of a request whose client went before the answer.
 const CLIENT_GONE: u16 = 499;
 
-impl Drop for Logged<'_> {
+impl Drop for Logged {
     fn drop(&mut self) {
         let now = Instant::now();
         self.connection.pulse.end(now);
         let took = now.duration_since(self.started).as_micros();
         tracing::info!(
             request = self.id,
-            route = self.route.map_or("none", Route::name),
+            route = self.route,
             status = self.status,
             micros = u64::try_from(took).unwrap_or(u64::MAX),
             peer = match self.connection.peer {
@@ -115,18 +118,31 @@ impl Outcome {
 pub async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<AnswerOf>, Infallible> {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     connection.pulse.begin(parts.version == Version::HTTP_2);
-    let found = router::find(parts.method.as_str(), parts.uri.path());
     let mut logged = Logged {
-        connection: &connection,
+        connection: Arc::clone(&connection),
         id: connection.shared.requests.fetch_add(1, Ordering::Relaxed) + 1,
-        route: found.as_ref().ok().copied(),
+        route: "none",
         status: CLIENT_GONE,
         started,
     };
+    if parts.uri.path() == crate::core::gateway::PATH {
+        logged.route = "gateway_forward";
+        let exchanged = catching(gateway::exchange(&connection, &parts, body)).await;
+        return Ok(match exchanged {
+            Ok(Ok((head, body))) => {
+                logged.status = 200;
+                gateway::response(head, body, logged).map(Either::Right)
+            }
+            Ok(Err(problem)) => refused(problem, &mut logged, parts.version),
+            Err(Panicked) => refused(Problem::internal(), &mut logged, parts.version),
+        });
+    }
+    let found = router::find(parts.method.as_str(), parts.uri.path());
+    logged.route = found.as_ref().map_or("none", |route| route.name());
     let answered = catching(answer(&connection, found, parts, body, started)).await;
     let outcome = answered.unwrap_or_else(|Panicked| {
         tracing::error!(request = logged.id, "a handler panicked");
@@ -134,7 +150,17 @@ pub async fn handle(
     });
     let response = response(outcome, logged.id);
     logged.status = response.status().as_u16();
-    Ok(response)
+    Ok(response.map(Either::Left))
+}
+
+/// The answer to an exchange that did not come about. Some of its body is unread, so that over
+/// HTTP/1.1 the connection ends with it.
+fn refused(problem: Problem, logged: &mut Logged, version: Version) -> Response<AnswerOf> {
+    let mut outcome = Outcome::refused(problem);
+    outcome.close = version < Version::HTTP_2;
+    let response = response(outcome, logged.id);
+    logged.status = response.status().as_u16();
+    response.map(Either::Left)
 }
 
 struct Panicked;
@@ -211,7 +237,7 @@ async fn perform(
     let shared = &connection.shared;
     let deadline = (started + shared.limits.request_time).into();
     // One backend a request, so that its head is this call's.
-    let backend = (shared.make_backend)(connection.peer.clone(), proof);
+    let backend = (shared.served.make_backend)(connection.peer.clone(), proof);
     let work = async move {
         let answer = action.apply(&*backend).await;
         (answer, backend.last_head())
@@ -330,5 +356,5 @@ fn response(outcome: Outcome, id: u64) -> Response<Full<Bytes>> {
 }
 
 /// [`WIRE_VERSION`] as a header's value.
-const WIRE_NUMBER: HeaderValue = HeaderValue::from_static("1");
+pub const WIRE_NUMBER: HeaderValue = HeaderValue::from_static("1");
 const _: () = assert!(WIRE_VERSION == 1, "write the number there, too");

@@ -286,7 +286,7 @@ impl Inner {
         Err(answer::busy())
     }
 
-    async fn recognise(&self, token: &SessionToken) -> Answer<Access> {
+    pub async fn recognise(&self, token: &SessionToken) -> Answer<Access> {
         let now = self.clock.now();
         let hash = token.hash();
         let session_id = SessionToken::id_of(&hash);

@@ -292,7 +292,7 @@ impl Inner {
     }
 
     /// The credential, if this agent was given it and its scope allows it.
-    async fn given(
+    pub async fn given(
         &self,
         access: &Access,
         agent: &AgentRow,
@@ -314,7 +314,7 @@ impl Inner {
         })
     }
 
-    fn reveal(&self, row: &Loaded<CredentialRow>, agent: &AgentRow) -> Answer<SecretBytes> {
+    pub fn reveal(&self, row: &Loaded<CredentialRow>, agent: &AgentRow) -> Answer<SecretBytes> {
         self.cells.open_secret(agent.account, &row.key, &row.row.secret).map_err(answer::cell)
     }
 

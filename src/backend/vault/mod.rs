@@ -37,6 +37,7 @@ mod sum;
 mod sweep;
 mod terminals;
 mod turns;
+mod using;
 mod verdict;
 
 use std::collections::HashMap;
@@ -60,6 +61,7 @@ use crate::harden::Hidden;
 pub use self::caller::Caller;
 pub use self::cells::CellError;
 pub use self::journal::OpenError;
+pub use self::using::{InUse, Standing};
 
 use self::access::Cache;
 use self::cells::Cells;

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use hyper::body::Body;
 use hyper::http::uri::Authority;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -60,7 +62,15 @@ pub enum Failed {
 }
 
 /// Connects, trying again as the options allow.
-pub async fn with_retries(address: &Address, options: &Options, belief: &Belief) -> Answer<Sender> {
+pub async fn with_retries<B>(
+    address: &Address,
+    options: &Options,
+    belief: &Belief,
+) -> Answer<Sender<B>>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let begun = Instant::now();
     let tries = options.tries.max(1);
     let mut tried = 0;
@@ -89,7 +99,11 @@ fn pause(all: Duration, tries: u32, tried: u32) -> Duration {
     Duration::from_millis(millis / parts.max(1) * u64::from(tried))
 }
 
-async fn once(address: &Address, within: Duration, belief: &Belief) -> Result<Sender, Failed> {
+async fn once<B>(address: &Address, within: Duration, belief: &Belief) -> Result<Sender<B>, Failed>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let within = match address {
         Address::Tls { .. } => within.max(FAR),
         _ => within,
@@ -98,8 +112,12 @@ async fn once(address: &Address, within: Duration, belief: &Belief) -> Result<Se
     tokio::time::timeout(within, open(address, within, belief)).await.map_err(|_| late())?
 }
 
-async fn open(address: &Address, within: Duration, belief: &Belief) -> Result<Sender, Failed> {
-    let began = |begun: hyper::Result<Sender>| {
+async fn open<B>(address: &Address, within: Duration, belief: &Belief) -> Result<Sender<B>, Failed>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let began = |begun: hyper::Result<Sender<B>>| {
         begun.map_err(|error| Failed::Refused(io::Error::other(error)))
     };
     match address {
@@ -146,6 +164,7 @@ fn own_uid() -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::Full;
 
     #[test]
     fn the_pauses_grow_and_add_up() {
@@ -161,7 +180,10 @@ mod tests {
         let address = Address::from(listener.local_addr().unwrap());
         drop(listener);
         let options = Options { pauses: Duration::from_millis(30), ..Options::default() };
-        let problem = with_retries(&address, &options, &Belief::default()).await.err().unwrap();
+        let problem = with_retries::<Full<Bytes>>(&address, &options, &Belief::default())
+            .await
+            .err()
+            .unwrap();
         assert!(super::super::is_unreachable(&problem));
         assert!(problem.cause.starts_with("3 tries over 0.0 s"), "{}", problem.cause);
         assert!(problem.cause.ends_with("connection refused"), "{}", problem.cause);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::header::{HOST, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
@@ -16,11 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub const H2: &[u8] = b"h2";
 
 /// What requests are sent by.
-pub enum Sender {
+pub enum Sender<B = Full<Bytes>> {
     /// HTTP/1.1.
-    One(http1::SendRequest<Full<Bytes>>),
+    One(http1::SendRequest<B>),
     /// HTTP/2, for the server of this authority.
-    Two(http2::SendRequest<Full<Bytes>>, Authority),
+    Two(http2::SendRequest<B>, Authority),
 }
 
 /// A connection that waits for its next request.
@@ -29,7 +29,11 @@ pub struct Idle {
     pub since: Instant,
 }
 
-impl Sender {
+impl<B> Sender<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     /// Begins HTTP/1.1 on a connection.
     pub async fn one<S>(stream: S) -> hyper::Result<Self>
     where
@@ -85,8 +89,8 @@ impl Sender {
     /// Sends a request, which comes back when nothing of it was sent.
     pub async fn try_send(
         &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
+        request: Request<B>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
         match self {
             Self::One(sender) => sender.try_send_request(for_one(request)).await,
             Self::Two(sender, authority) => {
@@ -97,7 +101,7 @@ impl Sender {
 }
 
 /// The server is named in `Host`, and the target is a path.
-fn for_one(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+fn for_one<B>(mut request: Request<B>) -> Request<B> {
     if let Some(authority) = request.uri().authority() {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             request.headers_mut().insert(HOST, host);
@@ -109,7 +113,7 @@ fn for_one(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
 }
 
 /// The server is named in the target, and there alone.
-fn for_two(mut request: Request<Full<Bytes>>, authority: &Authority) -> Request<Full<Bytes>> {
+fn for_two<B>(mut request: Request<B>, authority: &Authority) -> Request<B> {
     request.headers_mut().remove(HOST);
     let mut parts = request.uri().clone().into_parts();
     parts.scheme = Some(Scheme::HTTPS);
@@ -127,7 +131,7 @@ mod tests {
     #[test]
     fn a_request_that_was_not_sent_can_go_by_the_other_version() {
         let request = Request::builder().uri("/health?a=b").header(HOST, "keys.org:8443");
-        let request = request.body(Full::default()).unwrap();
+        let request = request.body(Full::<Bytes>::default()).unwrap();
         let two = for_two(for_one(request), &Authority::from_static("keys.org:8443"));
         assert_eq!(two.uri(), "https://keys.org:8443/health?a=b");
         assert!(!two.headers().contains_key(HOST));

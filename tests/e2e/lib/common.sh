@@ -19,7 +19,7 @@ export HOME=$home PATH=$home/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 [ -z "$elsewhere" ] || cp --remove-destination "$elsewhere"/* "$home/bin/"
 
 finish() {
-    local code=$?
+    local code=${1:-$?}
     [ -n "$elsewhere" ] || agentkeys serve --stop >/dev/null 2>&1 || true
     rm -rf "$home"
     [ "$code" -eq 0 ] && printf 'passed: %s\n' "$(basename "$0")" || printf 'FAILED: %s\n' "$(basename "$0")" >&2

@@ -1,0 +1,306 @@
+//! The gateway: a request of an agent's goes to its service from here, with the key put in on the
+//! way, so that the agent's side never has it. See `docs/gateway.md`.
+//!
+//! Must never send a key in the clear, to another host than its service's, or before its use is on
+//! record; follow a redirect; or hand on an answer that shows the key.
+mod address;
+mod exchange;
+mod inject;
+mod scrub;
+mod upstream;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Uri};
+
+use self::exchange::{ProgramBody, Relayed};
+use self::scrub::Scrubber;
+use self::upstream::{NotConnected, Upstream};
+use super::http::{AnswerBody, Forward};
+use super::peer::Peer;
+use super::vault::Vault;
+use crate::core::catalog::{self, Sent};
+use crate::core::gateway::{
+    Field, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
+};
+use crate::core::identity::ServiceName;
+use crate::core::problem::{Answer, Code, Problem};
+use crate::core::token::SessionToken;
+use crate::web::{Trust, Url};
+
+/// Longest that a service may take until its answer begins. Models think for minutes.
+const UNTIL_ANSWER: Duration = Duration::from_secs(600);
+/// Most characters of a path that go on record.
+const MOST_RECORDED: usize = 160;
+
+/// The gateway of one backend.
+pub struct Gateway {
+    vault: Vault,
+    upstream: Upstream,
+    own: BTreeMap<ServiceName, Url>,
+}
+
+/// Where a service is, and how a key travels there.
+struct Place {
+    authority: String,
+    sent: Sent,
+}
+
+impl Gateway {
+    /// Over a vault; `own` are services that the operator gave an address.
+    pub fn new(vault: Vault, own: BTreeMap<ServiceName, Url>) -> Self {
+        Self::trusting(vault, own, None)
+    }
+
+    /// The same, believing these and not whom this machine trusts.
+    pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Url>, trust: Option<Trust>) -> Self {
+        let named: BTreeSet<String> =
+            own.values().map(|url| format!("{}:{}", url.host, url.port)).collect();
+        Self { vault, upstream: Upstream::new(trust, named), own }
+    }
+
+    fn place(&self, service: &ServiceName) -> Answer<Place> {
+        let known = catalog::find(service);
+        let sent = known.map_or_else(inject::bearer, |entry| entry.sent.clone());
+        if let Some(url) = self.own.get(service) {
+            return Ok(Place { authority: url.authority(), sent });
+        }
+        match known.and_then(|entry| entry.hosts.first()) {
+            Some(host) => Ok(Place { authority: host.clone(), sent }),
+            None => Err(Problem::new(
+                Code::Invalid,
+                format!("the gateway does not know where {service} is"),
+                "it is not in the catalog, and this backend's operator gave it no address",
+                format!("agentkeys serve --service {service}=https://HOST"),
+            )),
+        }
+    }
+}
+
+fn bad(what: &str, why: &str) -> Problem {
+    Problem::invalid(what, why)
+}
+
+/// The program's headers, without those that belong to its connection.
+fn headers_of(fields: &[Field]) -> Answer<HeaderMap> {
+    if fields.len() > MAX_FIELDS {
+        return Err(bad("headers", &format!("a request has at most {MAX_FIELDS}")));
+    }
+    let named: BTreeSet<String> = fields
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+        .flat_map(|(_, value)| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
+        .collect();
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        let name: HeaderName = name.parse().map_err(|_| bad("headers", "a name is none"))?;
+        let goes_no_further = is_hop_by_hop(name.as_str())
+            || named.contains(name.as_str())
+            || matches!(name.as_str(), "host" | "expect" | "accept-encoding");
+        if goes_no_further {
+            continue;
+        }
+        let value = field_bytes(value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+        headers.append(name, value.ok_or_else(|| bad("headers", "a value is none"))?);
+    }
+    // Of two lengths, or one that is no number, the two ends could read different requests.
+    let mut lengths = headers.get_all("content-length").iter();
+    let length = lengths.next();
+    let is_number =
+        |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit) && !value.is_empty();
+    if lengths.next().is_some() || length.is_some_and(|length| !is_number(length)) {
+        return Err(bad("headers", "content-length is one number"));
+    }
+    // What comes back is looked through for the key, so it has to come as it is.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    Ok(headers)
+}
+
+/// Path and query in origin form: they begin with one slash, and name no host.
+fn checked_target(target: &str) -> Answer<()> {
+    let visible = target.bytes().all(|c| c.is_ascii_graphic() && c != b'#' && c != b'\\');
+    let parsed = target.parse::<PathAndQuery>().is_ok_and(|read| read.as_str() == target);
+    if target.starts_with('/') && !target.starts_with("//") && visible && parsed {
+        return Ok(());
+    }
+    Err(bad("target", "it wants a path that begins with one slash, and a query"))
+}
+
+/// What goes on record of a request: method, host and path, without the query, which may hold
+/// anything.
+fn in_short(method: &Method, authority: &str, target: &str) -> String {
+    let path = target.split('?').next().unwrap_or_default();
+    let cut: String = path.chars().take(MOST_RECORDED).collect();
+    let more = if cut.len() < path.len() { "…" } else { "" };
+    format!("{method} {authority}{cut}{more}")
+}
+
+fn not_answered(service: &ServiceName, authority: &str, cause: String) -> Problem {
+    let fix = "try again; agentkeys usage shows what was asked";
+    let detail = format!("{service} did not answer at {authority}");
+    Problem::new(Code::Unavailable, detail, cause, fix)
+}
+
+#[async_trait]
+impl Forward for Gateway {
+    async fn forward(
+        &self,
+        peer: Peer,
+        session: SessionToken,
+        head: RequestHead,
+        first: Vec<u8>,
+        body: Incoming,
+    ) -> Answer<(ResponseHead, AnswerBody)> {
+        let method: Method = head.method.parse().map_err(|_| bad("method", "it is none"))?;
+        if method == Method::CONNECT || method == Method::TRACE {
+            return Err(bad("method", "CONNECT and TRACE do not go through the gateway"));
+        }
+        checked_target(&head.target)?;
+        let mut headers = headers_of(&head.headers)?;
+        let Place { authority, sent } = self.place(&head.service)?;
+        let what = in_short(&method, &authority, &head.target);
+        let (agent, service) = (&head.agent_id, &head.service);
+        let using = self.vault.use_credential(peer, &session, agent, service, &what).await?;
+        let target = inject::inject(service, &sent, &using.secret, &mut headers, &head.target)?;
+        let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
+        let uri = Uri::builder().scheme("https").authority(authority.as_str());
+        let uri = uri.path_and_query(path).build().map_err(|_| Problem::internal())?;
+        let scrubber = Scrubber::new(using.secret.expose());
+        drop(using.secret);
+
+        // Without a body the service is told of none, not of one whose end is still to come.
+        let body = match head.body {
+            true => ProgramBody::new(first, body).boxed_unsync(),
+            false => Empty::new().map_err(|never| match never {}).boxed_unsync(),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        let mut standing = using.standing;
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(UNTIL_ANSWER, self.upstream.send(request)) => answered,
+            problem = standing.lost() => return Err(problem),
+        };
+        let late = format!("its answer did not begin within {} seconds", UNTIL_ANSWER.as_secs());
+        let response = answered
+            .map_err(|_| not_answered(service, &authority, late))?
+            .map_err(|error| not_answered(service, &authority, why(&error)))?;
+
+        let (parts, body) = response.into_parts();
+        let encoded = parts.headers.get(CONTENT_ENCODING);
+        if encoded.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let cause = "it was compressed, though that was not asked for, and cannot be looked \
+                         through for the key";
+            return Err(Problem::new(
+                Code::Unavailable,
+                format!("the answer of {service} is not handed on"),
+                cause,
+                "ask for something else; nothing of it was handed on",
+            ));
+        }
+        let head = ResponseHead {
+            status: parts.status.as_u16(),
+            headers: answer_fields(&parts.headers, &scrubber),
+        };
+        Ok((head, Relayed::new(body, scrubber, standing).boxed_unsync()))
+    }
+}
+
+/// The service's headers, without those that belong to its connection, and without the key.
+fn answer_fields(headers: &HeaderMap, scrubber: &Scrubber) -> Vec<Field> {
+    let goes_on = |name: &HeaderName| !is_hop_by_hop(name.as_str());
+    let fields = headers.iter().filter(|(name, _)| goes_on(name));
+    fields
+        .map(|(name, value)| {
+            (name.as_str().to_owned(), field_text(&scrubber.whole(value.as_bytes())))
+        })
+        .collect()
+}
+
+/// Why there is no answer, in words that hold nothing of the request.
+fn why(error: &hyper_util::client::legacy::Error) -> String {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(known) = cause.downcast_ref::<NotConnected>() {
+            return known.to_string();
+        }
+        next = cause.source();
+    }
+    if error.is_connect() {
+        "the connection could not be made".to_owned()
+    } else {
+        "the connection broke before an answer came".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_could_mean_another_host_or_end_the_line_is_refused() {
+        for good in ["/", "/v1/chat?a=b&c=%20", "/a//b", "/a/../b", "/%2e%2e/x"] {
+            assert!(checked_target(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "v1",
+            "//evil.example/v1",
+            "https://evil.example/",
+            "/a b",
+            "/a\r\nx: y",
+            "/a#b",
+            "/a\\b",
+            "*",
+            "/\u{e9}",
+        ] {
+            assert!(checked_target(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_the_programs_connection_goes_no_further() {
+        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let headers = headers_of(&[
+            field("connection", "close, X-Own"),
+            field("x-own", "1"),
+            field("host", "evil.example"),
+            field("transfer-encoding", "chunked"),
+            field("te", "trailers"),
+            field("accept-encoding", "gzip"),
+            field("accept", "a"),
+            field("accept", "b"),
+        ])
+        .unwrap();
+        let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["accept", "accept", "accept-encoding"]);
+        assert_eq!(headers["accept-encoding"], "identity");
+        for wrong in [
+            vec![field("content-length", "1"), field("content-length", "1")],
+            vec![field("content-length", "1, 2")],
+            vec![field("content-length", "")],
+            vec![field("a\r\nb", "1")],
+            vec![field("a", "1\r\nb: 2")],
+            vec![field("a", "\u{100}")],
+            vec![field("a", "1"); MAX_FIELDS + 1],
+        ] {
+            assert!(headers_of(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_goes_on_record_has_no_query_and_an_end() {
+        let target = format!("/{}?key=secret", "x".repeat(500));
+        let text = in_short(&Method::GET, "api.example", &target);
+        assert!(text.starts_with("GET api.example/xxx") && text.ends_with('…'));
+        assert!(!text.contains("secret") && text.chars().count() < 200);
+    }
+}

@@ -1,0 +1,129 @@
+//! `POST /gateway/forward`: a request inside a request, both as streams. Everything but the bytes'
+//! way is the gateway's; see [`crate::core::gateway`] for what the bodies are.
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::Response;
+use hyper::body::{Body, Frame, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+
+use super::call::{Bearer, Call};
+use super::guard;
+use super::service::{Connection, Logged, WIRE_NUMBER};
+use crate::backend::peer::Peer;
+use crate::core::gateway::{Decoder, HeadError, MEDIA_TYPE, RequestHead, ResponseHead, encode};
+use crate::core::problem::{Answer, Code, Problem};
+use crate::core::token::SessionToken;
+use crate::core::wire::WIRE_HEADER;
+
+/// The body of a service's answer, on its way.
+pub type AnswerBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Whoever asks services.
+#[async_trait]
+pub trait Forward: Send + Sync {
+    /// Asks a service, and gives its answer's head once it is there. `first` is what of the
+    /// program's body came along with its head.
+    async fn forward(
+        &self,
+        peer: Peer,
+        session: SessionToken,
+        head: RequestHead,
+        first: Vec<u8>,
+        body: Incoming,
+    ) -> Answer<(ResponseHead, AnswerBody)>;
+}
+
+/// The service's answer to what a request holds.
+pub async fn exchange(
+    connection: &Arc<Connection>,
+    parts: &Parts,
+    mut body: Incoming,
+) -> Answer<(ResponseHead, AnswerBody)> {
+    guard::check_origin(parts, &connection.hosts)?;
+    guard::check_headers(parts)?;
+    if parts.method != hyper::Method::POST {
+        let mut problem =
+            Problem::new(Code::Invalid, "method not allowed", "this path takes POST", "use POST");
+        problem.status = 405;
+        return Err(problem);
+    }
+    let kind = parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if kind != Some(MEDIA_TYPE.as_bytes()) {
+        return Err(Problem::invalid("content-type", format!("it wants {MEDIA_TYPE}")));
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    let call = Call { bearer: Bearer::of(&parts.headers), query, body: &[] };
+    call.without_query()?;
+    let session = call.session()?;
+    let Some(gateway) = connection.shared.served.gateway.clone() else {
+        let cause = "this backend has none";
+        return Err(Problem::new(Code::NotFound, "no gateway", cause, "ask another backend"));
+    };
+    let late = || {
+        Problem::new(
+            Code::Invalid,
+            "the exchange is late",
+            "its head did not come in time",
+            "send it at once",
+        )
+    };
+    let head_time = connection.shared.limits.head_time;
+    let head = tokio::time::timeout(head_time, head_of(&mut body)).await;
+    let (head, first) = head.map_err(|_| late())??;
+    gateway.forward(connection.peer.clone(), session, head, first, body).await
+}
+
+async fn head_of(body: &mut Incoming) -> Answer<(RequestHead, Vec<u8>)> {
+    let mut decoder = Decoder::default();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| HeadError::CutOff)?;
+        let Ok(bytes) = frame.into_data() else { continue };
+        if let Some(found) = decoder.feed(&bytes)? {
+            return Ok(found);
+        }
+    }
+    Err(HeadError::CutOff.into())
+}
+
+/// The answer as ours: its head first, then its body as it comes. It is logged when it has ended.
+pub fn response(head: ResponseHead, body: AnswerBody, logged: Logged) -> Response<Streamed> {
+    // What the service sent fits, since its headers were bounded when they were read; and if it did
+    // not, an empty head is no head, and whoever reads it says so.
+    let head = encode(&head).unwrap_or_default();
+    let mut response = Response::new(Streamed { head: Some(head.into()), body, _logged: logged });
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(HeaderName::from_static(WIRE_HEADER), WIRE_NUMBER);
+    response
+}
+
+/// A head and the body that it is of.
+pub struct Streamed {
+    head: Option<Bytes>,
+    body: AnswerBody,
+    _logged: Logged,
+}
+
+impl Body for Streamed {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.head.take() {
+            Some(head) => Poll::Ready(Some(Ok(Frame::data(head)))),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+}

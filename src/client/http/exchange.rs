@@ -1,0 +1,150 @@
+//! A request to a service through the backend's gateway, both ways as streams.
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Limited};
+use hyper::Request;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use zeroize::Zeroizing;
+
+use super::sender::Sender;
+use super::{HttpBackend, connect};
+use crate::core::gateway::{
+    Decoder, HeadError, MEDIA_TYPE, PATH, RequestHead, ResponseHead, encode,
+};
+use crate::core::problem::{Answer, Code, Problem};
+use crate::core::token::SessionToken;
+use crate::core::wire::{WIRE_HEADER, WIRE_VERSION};
+use crate::web::wiped;
+
+/// A program's body on its way.
+pub type ProgramBody = UnsyncBoxBody<Bytes, io::Error>;
+/// Most bytes of a refusal.
+const MAX_PROBLEM: usize = 64 * 1024;
+/// Longest until an answer begins: somewhat more than the backend waits for a service.
+const UNTIL_ANSWER: Duration = Duration::from_secs(620);
+
+/// The body of a request of ours: a head, and then the program's body.
+struct Enclosed {
+    head: Option<Bytes>,
+    body: ProgramBody,
+}
+
+impl Body for Enclosed {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.head.take() {
+            Some(head) => Poll::Ready(Some(Ok(Frame::data(head)))),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.head.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let head = self.head.as_ref().map_or(0, |head| head.len() as u64);
+        match self.body.size_hint().exact() {
+            Some(body) => SizeHint::with_exact(head + body),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+/// What a service answers, from its first byte on.
+pub struct ServiceBody {
+    first: Option<Bytes>,
+    rest: Incoming,
+    // Over HTTP/1.1 the connection ends with its sender.
+    _sender: Sender<UnsyncBoxBody<Bytes, io::Error>>,
+}
+
+impl Body for ServiceBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        Pin::new(&mut self.rest).poll_frame(cx).map_err(io::Error::other)
+    }
+}
+
+fn broken(backend: &HttpBackend, why: &str) -> Problem {
+    Problem::new(
+        Code::Unavailable,
+        format!("the gateway at {} did not answer", backend.address()),
+        why,
+        "try again; agentkeys doctor says how the backend stands",
+    )
+}
+
+impl HttpBackend {
+    /// Asks a service through the backend, as the agent whose session it is.
+    ///
+    /// # Errors
+    /// What the backend says, or that it does not answer. Nothing is sent twice.
+    pub async fn forward(
+        &self,
+        session: &SessionToken,
+        head: &RequestHead,
+        body: ProgramBody,
+    ) -> Answer<(ResponseHead, ServiceBody)> {
+        let head = encode(head)?;
+        let mut bearer = Zeroizing::new(String::with_capacity(128));
+        bearer.push_str("Bearer ");
+        bearer.push_str(session.expose());
+        let bytes = Zeroizing::new(bearer.as_bytes().to_vec());
+        let mut bearer =
+            HeaderValue::from_maybe_shared(wiped(bytes)).map_err(|_| Problem::internal())?;
+        bearer.set_sensitive(true);
+        let host = self.address.host();
+        let request = Request::post(PATH)
+            .header(HOST, HeaderValue::from_str(&host).map_err(|_| Problem::internal())?)
+            .header(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))
+            .header(AUTHORIZATION, bearer)
+            .body(Enclosed { head: Some(head.into()), body }.boxed_unsync())
+            .map_err(|_| Problem::internal())?;
+        let mut sender = connect::with_retries(&self.address, &self.options, &self.belief).await?;
+        let sent = tokio::time::timeout(UNTIL_ANSWER, sender.try_send(request)).await;
+        let response = sent
+            .map_err(|_| broken(self, "no answer began in time"))?
+            .map_err(|_| broken(self, "it hung up"))?;
+        let (parts, mut rest) = response.into_parts();
+        let wire = parts.headers.get(WIRE_HEADER).and_then(|value| value.to_str().ok());
+        if wire.and_then(|wire| wire.parse().ok()) != Some(WIRE_VERSION) {
+            return Err(broken(self, "it does not speak the wire of this version"));
+        }
+        if !parts.status.is_success() {
+            let whole = Limited::new(rest, MAX_PROBLEM).collect().await;
+            let bytes = whole.map_err(|_| broken(self, "its refusal broke off"))?.to_bytes();
+            let problem = serde_json::from_slice::<Problem>(&bytes);
+            return Err(problem.unwrap_or_else(|_| broken(self, "its refusal is none")));
+        }
+        let mut decoder = Decoder::default();
+        loop {
+            let frame = rest.frame().await.ok_or(HeadError::CutOff)?;
+            let frame = frame.map_err(|_| broken(self, "its answer broke off"))?;
+            let Ok(bytes) = frame.into_data() else { continue };
+            if let Some((head, first)) = decoder.feed::<ResponseHead>(&bytes)? {
+                let first = (!first.is_empty()).then(|| first.into());
+                return Ok((head, ServiceBody { first, rest, _sender: sender }));
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A request to a service that goes through the backend, which puts the key in: what it and its
+//! answer look like inside the body of one of our own requests. See `docs/gateway.md`.
+//!
+//! Each body is a head, as JSON behind its length in four bytes, big-endian; and then the bytes of
+//! the body that it is the head of, up to the end. So nothing that a program sends can be taken for
+//! a header of ours, or the other way round.
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::identity::{AgentIdentity, ServiceName};
+use super::problem::Problem;
+
+/// Where such requests go.
+pub const PATH: &str = "/gateway/forward";
+/// What both bodies are.
+pub const MEDIA_TYPE: &str = "application/vnd.agentkeys.exchange";
+/// Most bytes of a head.
+pub const MAX_HEAD: usize = 64 * 1024;
+/// Most header fields of a head.
+pub const MAX_FIELDS: usize = 100;
+/// Most bytes of a program's body.
+pub const MAX_BODY: u64 = 256 * 1024 * 1024;
+
+/// A header field: its name in lower case, and its value, whose bytes are the characters U+0000 to
+/// U+00FF.
+pub type Field = (String, String);
+
+/// What a program asks a service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestHead {
+    /// Whose key is used.
+    pub agent_id: AgentIdentity,
+    /// Of which service.
+    pub service: ServiceName,
+    /// The method.
+    pub method: String,
+    /// Path and query, as the program wrote them.
+    pub target: String,
+    /// The header fields, in their order.
+    pub headers: Vec<Field>,
+    /// Whether a body comes after this head.
+    pub body: bool,
+}
+
+/// What the service answered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: u16,
+    /// The header fields, in their order.
+    pub headers: Vec<Field>,
+}
+
+/// A head that is not one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HeadError {
+    /// It is longer than [`MAX_HEAD`].
+    #[error("its head has more than {MAX_HEAD} bytes")]
+    TooLong,
+    /// It is not the JSON that it should be.
+    #[error("its head is not the JSON that it should be")]
+    Shape,
+    /// It ended before its head.
+    #[error("it ended before its head")]
+    CutOff,
+}
+
+impl From<HeadError> for Problem {
+    fn from(error: HeadError) -> Self {
+        Self::invalid("the exchange", error.to_string())
+    }
+}
+
+/// A head as it goes before its body.
+///
+/// # Errors
+/// It is too long.
+pub fn encode<T: Serialize>(head: &T) -> Result<Vec<u8>, HeadError> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, head).map_err(|_| HeadError::Shape)?;
+    let length = bytes.len() - 4;
+    if length > MAX_HEAD {
+        return Err(HeadError::TooLong);
+    }
+    bytes[..4].copy_from_slice(&(length as u32).to_be_bytes());
+    Ok(bytes)
+}
+
+/// Reads a head from parts of a body, however they are cut.
+#[derive(Default)]
+pub struct Decoder(Vec<u8>);
+
+impl Decoder {
+    /// Takes the next part. Once the head is whole, gives it with what of its body came along.
+    ///
+    /// # Errors
+    /// It is too long, or not JSON of that shape.
+    pub fn feed<T: DeserializeOwned>(
+        &mut self,
+        part: &[u8],
+    ) -> Result<Option<(T, Vec<u8>)>, HeadError> {
+        self.0.extend_from_slice(part);
+        let Some(length) = self.0.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > MAX_HEAD {
+            return Err(HeadError::TooLong);
+        }
+        if self.0.len() < 4 + length {
+            return Ok(None);
+        }
+        let rest = self.0.split_off(4 + length);
+        let head = serde_json::from_slice(&self.0[4..]).map_err(|_| HeadError::Shape)?;
+        Ok(Some((head, rest)))
+    }
+}
+
+/// A header's value as a [`Field`] has it.
+pub fn field_text(value: &[u8]) -> String {
+    value.iter().map(|byte| char::from(*byte)).collect()
+}
+
+/// The bytes of a [`Field`]'s value; `None` for characters that are no byte.
+pub fn field_bytes(text: &str) -> Option<Vec<u8>> {
+    text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
+}
+
+/// Whether a field belongs to one connection, and goes no further (RFC 9110, section 7.6.1, and the
+/// ones that are as old as it). What `Connection` itself names besides is for the caller to add.
+pub fn is_hop_by_hop(name: &str) -> bool {
+    const FIELDS: [&str; 9] = [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    FIELDS.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> RequestHead {
+        RequestHead {
+            agent_id: "my-agent".parse().unwrap(),
+            service: "openai".parse().unwrap(),
+            method: "POST".into(),
+            target: "/v1/chat/completions".into(),
+            headers: vec![("accept".into(), "*/*".into())],
+            body: true,
+        }
+    }
+
+    #[test]
+    fn a_head_is_read_however_its_bytes_are_cut_and_the_body_comes_after_it() {
+        let mut bytes = encode(&head()).unwrap();
+        bytes.extend_from_slice(b"body");
+        for cut in 0..bytes.len() {
+            let mut decoder = Decoder::default();
+            let mut found = None;
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                match decoder.feed::<RequestHead>(part).unwrap() {
+                    Some((head, rest)) => found = Some((head, rest)),
+                    // What comes after the head is its body already.
+                    None if found.is_some() => panic!("a second head"),
+                    None => {}
+                }
+                if found.is_some() {
+                    break;
+                }
+            }
+            let (read, rest) = found.unwrap();
+            assert_eq!(read, head());
+            assert!(b"body".starts_with(&rest[..]), "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_or_no_head_is_refused_before_it_is_kept() {
+        let long = RequestHead { target: "x".repeat(MAX_HEAD), ..head() };
+        assert_eq!(encode(&long), Err(HeadError::TooLong));
+        let feed = |bytes: &[u8]| Decoder::default().feed::<RequestHead>(bytes);
+        assert_eq!(feed(&[0xff; 4]), Err(HeadError::TooLong));
+        assert_eq!(feed(b"\0\0\0\x02{}"), Err(HeadError::Shape));
+        let more = br#"{"status":200,"headers":[],"more":1}"#;
+        let mut bytes = (more.len() as u32).to_be_bytes().to_vec();
+        bytes.extend_from_slice(more);
+        assert!(matches!(Decoder::default().feed::<ResponseHead>(&bytes), Err(HeadError::Shape)));
+    }
+
+    #[test]
+    fn every_byte_of_a_value_survives() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(field_bytes(&field_text(&all)), Some(all));
+        assert_eq!(field_bytes("\u{100}"), None);
+    }
+}

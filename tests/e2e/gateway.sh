@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# Journey 6: an agent's program uses keys that it never gets. The official SDKs, curl and others go
+# through the gateway unchanged to a service over TLS that writes down what it gets; and what an
+# attacker would try does not work.
+if [ -z "${GATEWAY_FLOW:-}" ]; then
+    # A name that leads to this machine, in a file system that nobody else sees.
+    enter=(--mount)
+    [ "$(id -u)" -eq 0 ] || enter+=(--user --map-auto --map-root-user)
+    GATEWAY_FLOW=1 exec unshare "${enter[@]}" "$0" "$@"
+fi
+. "$(dirname "$0")/lib/common.sh"
+. "$(dirname "$0")/lib/oidc.sh"
+tools=$here/target/test-tools
+lib=$here/tests/e2e/lib
+openai_key=sk-real-0123456789abcdefghijklmnop
+anthropic_key=sk-ant-real/0123456789+abcdefghij
+own_key='my own key: not-like-the-others'
+
+say "A service over TLS, and a backend that is told where it is"
+oidc_certificate "$home" 127.0.0.1
+python3 "$lib/upstream.py" "$home/issuer.pem" "$home/issuer.key" "$home/got" >"$home/upstream" &
+upstream=$!
+within 10 grep -q listening "$home/upstream"
+service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/upstream")
+mkdir -m 700 "$home/run"
+# A service of the catalog whose name leads to this machine, as a hostile resolver would have it.
+{ cat /etc/hosts; printf '127.0.0.1 api.mistral.ai\n'; } >"$home/hosts"
+mount --bind "$home/hosts" /etc/hosts
+serve() {
+    SSL_CERT_FILE=$home/ca.pem "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
+        --service "openai=$service" --service "anthropic=$service" --service "my-api=$service" 2>>"$home/serve.log" >"$home/ready" &
+    backend=$!
+    within 10 grep -q '^listening' "$home/ready"
+}
+serve
+export AGENTKEYS_BACKEND=unix:$home/run/s
+on_exit() {
+    local code=$?
+    pkill -P "$(pgrep -d, -f "run --broker my-agent" -P $$ || echo 0)" 2>/dev/null || true
+    kill $(jobs -p) 2>/dev/null || true
+    finish "$code"
+}
+trap on_exit EXIT
+agentkeys init >/dev/null 2>&1
+store() { printf '%s' "$2" | agentkeys store my-agent "$1" - >/dev/null 2>&1; }
+store openai "$openai_key"
+store anthropic "$anthropic_key"
+store my-api "$own_key"
+broker() { agentkeys run --broker my-agent -- "$@"; }
+
+say "The official SDKs, requests and fetch, unchanged"
+broker "$tools/sdk-python/bin/python" "$lib/sdk_client.py"
+broker node "$lib/sdk_client.mjs" "$tools"
+
+say "The service got each key once, in its place, and no stand-in"
+python3 - "$home/got" "$openai_key" "$anthropic_key" "$own_key" <<'END'
+import json, sys
+openai, anthropic, own = sys.argv[2:]
+seen = {}
+for line in open(sys.argv[1]):
+    got = json.loads(line)
+    headers = [(name.lower(), value) for name, value in got["headers"]]
+    keys = {"/v1/chat/completions": ("authorization", f"Bearer {openai}"),
+            "/v1/messages": ("x-api-key", anthropic)}
+    wanted = keys.get(got["path"], ("authorization", f"Bearer {own}"))
+    assert headers.count(wanted) == 1, (got["path"], headers)
+    everything = json.dumps(got)
+    for key in (openai, anthropic, own):
+        assert everything.count(key) == (key in wanted[1]), got
+    others = [name for name, _ in headers if name in ("authorization", "x-api-key") and name != wanted[0]]
+    assert not others, headers
+    assert not any(value == "sk-" or "agentkeys" in value for _, value in headers), headers
+    seen[got["path"]] = seen.get(got["path"], 0) + 1
+assert seen == {"/v1/chat/completions": 4, "/v1/messages": 2, "/upload?a=b": 1, "/plain": 1}, seen
+print("ok:", seen)
+END
+
+say "Neither the program nor what stands beside it has a key anywhere"
+broker sh -c 'curl -s "$OPENAI_BASE_URL/models" -H "Authorization: Bearer $OPENAI_API_KEY" >/dev/null
+    echo $$ >"$HOME/program"; echo $PPID >"$HOME/relay"; sleep 600' &
+beside=$!
+within 10 test -s "$home/relay"
+for key in "$openai_key" "$anthropic_key" "$own_key"; do
+    for who in program relay; do
+        printf '%s' "$key" | python3 "$lib/find_in_memory.py" "$(cat "$home/$who")"
+    done
+    expect_exit 1 grep -rqF "$key" "$home" --include='*' --exclude=got
+done
+# The looking finds what is there.
+printf '%s' "$(tr '\0' '\n' <"/proc/$(cat "$home/program")/environ" | sed -n 's/^OPENAI_API_KEY=//p')" >"$home/stand-in"
+expect_exit 1 sh -c "python3 $lib/find_in_memory.py $(cat "$home/program") <$home/stand-in"
+
+say "A stand-in is good for its run, its user, its service and its place"
+address=$(tr '\0' '\n' <"/proc/$(cat "$home/program")/environ" | sed -n 's/^OPENAI_BASE_URL=//p')
+ask() { curl -s --max-time 10 -o "$home/answer" -w '%{http_code}' "$@"; }
+bearer="Authorization: Bearer $(cat "$home/stand-in")"
+expect 200 ask "$address/models" -H "$bearer"
+expect 401 ask "$address/models"
+expect 401 ask "$address/models" -H "Authorization: Bearer sk-$(head -c 24 /dev/urandom | od -An -v -tx1 | tr -d ' \n')"
+contains "$(cat "$home/answer")" "has no placeholder of this run"
+expect 403 ask "${address%/openai/v1}/my-api/x" -H "$bearer"
+contains "$(cat "$home/answer")" "the placeholder of openai does not belong there"
+expect 403 ask "$address/models?again=$(cat "$home/stand-in")" -H "$bearer"
+expect 403 ask "$address/models" -H "$bearer" -H "X-Copy: $(cat "$home/stand-in")"
+expect 403 ask "$address/models" -H "$bearer" -H "Origin: http://evil.example"
+expect 403 ask "$address/models" -H "$bearer" -H "Host: evil.example"
+expect 404 ask "${address%/openai/v1}/github/user" -H "$bearer"
+# Hung up on: curl has no answer, and says so by its exit code.
+hung_up() { "$@" || true; }
+expect 000 hung_up setpriv --reuid 65534 --clear-groups curl -s --max-time 10 -o /dev/null -w '%{http_code}' "$address/models" -H "$bearer"
+got=$(wc -l <"$home/got")
+kill "$(cat "$home/program")"
+wait "$beside" || true
+expect 000 hung_up ask "$address/models" -H "$bearer"
+expect "$got" sh -c "wc -l <$home/got"
+
+say "What a service shows of a key comes without it, also in pieces and in other writing"
+for path in reflect reflect-in-two; do
+    answer=$(broker sh -c "curl -sNi \"\$MY_API_BASE_URL/$path\" -H \"Authorization: Bearer \$MY_API_API_KEY\"")
+    contains "$answer" '*****'
+    for form in "$own_key" "$(printf '%s' "$own_key" | od -An -v -tx1 | tr -d ' \n')" "$(printf 'user:%s' "$own_key" | base64 -w0 | cut -c 8-40)"; do
+        case $answer in *"$form"*) printf 'the key came through: %s\n' "$answer" >&2; exit 1 ;; esac
+    done
+done
+
+say "A redirect is handed on, and not followed"
+expect 302 broker sh -c 'curl -s -o /dev/null -w "%{http_code}" "$MY_API_BASE_URL/elsewhere" -H "Authorization: Bearer $MY_API_API_KEY"'
+
+say "A name that leads to a private address gets no key"
+store mistral sk-mistral-0123456789
+answer=$(broker sh -c 'curl -s "$MISTRAL_BASE_URL/v1/models" -H "Authorization: Bearer $MISTRAL_API_KEY"')
+contains "$answer" "no address of the internet"
+
+say "Code and signals are the program's"
+expect_exit 7 broker sh -c 'exit 7'
+agentkeys run --broker my-agent -- sh -c 'trap "exit 9" TERM; echo ready >"$HOME/ready-to-end"; while :; do sleep 0.1; done' &
+beside=$!
+within 10 test -s "$home/ready-to-end"
+kill -TERM "$beside"
+ended=0
+wait "$beside" || ended=$?
+expect 9 printf '%s' "$ended"
+
+say "A program that goes away ends its request at the service"
+broker sh -c 'curl -sN --max-time 1 "$MY_API_BASE_URL/stream" -H "Authorization: Bearer $MY_API_API_KEY"' >"$home/ticks" || true
+expect 1 sh -c "test \$(grep -c tick $home/ticks) -ge 5 && echo 1"
+within 3 grep -q '"ended"' "$home/got"
+
+say "Revoked in the middle of twenty streams: all have ended within a second"
+broker sh -c 'for n in $(seq 20); do
+        curl -sN "$MY_API_BASE_URL/stream" -H "Authorization: Bearer $MY_API_API_KEY" >"$HOME/stream.$n" &
+    done
+    wait
+    date +%s.%N >"$HOME/all-ended"' &
+beside=$!
+streaming() { [ "$(grep -l tick "$home"/stream.* 2>/dev/null | wc -l)" -eq 20 ]; }
+within 10 streaming
+agentkeys revoke my-agent >/dev/null 2>&1
+revoked=$(date +%s.%N)
+wait "$beside" || true
+python3 -c "took = $(cat "$home/all-ended") - $revoked; assert took < 1, took; print(f'ok: {took * 1000:.0f} ms')"
+expect_exit 3 broker true
+
+say "Uses are on record, and so are refusals"
+expect 1 sh -c 'agentkeys usage my-agent --json | jq -r "[.events[] | select(.action == \"use\" and .outcome == \"allowed\")] | length > 30" | grep -c true'
+contains "$(agentkeys usage my-agent --json | jq -r '.events[] | select(.action == "use") | .detail' | sort -u)" "POST ${service#https://}/v1/chat/completions"

@@ -1,0 +1,124 @@
+"""A service as OpenAI and Anthropic shape theirs, over TLS, which writes down what it gets.
+
+    python3 upstream.py CERTIFICATE KEY LOG
+
+Says "listening PORT" once it does. Each request becomes one line of JSON in LOG; /stream sends a
+frame every tenth of a second until it is hung up on, and /stream's end is written down as well.
+"""
+import base64
+import json
+import ssl
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+certificate, key, log = sys.argv[1:4]
+lock = threading.Lock()
+
+
+def note(what):
+    with lock, open(log, "a") as file:
+        file.write(json.dumps(what) + "\n")
+
+
+class Service(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def body(self):
+        if "chunked" in self.headers.get("transfer-encoding", ""):
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("content-length", 0)))
+
+    def answer(self, body, kind="application/json", status=200, headers=()):
+        if not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def begin_stream(self):
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+
+    def frame(self, text):
+        data = text.encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def end_stream(self):
+        self.wfile.write(b"0\r\n\r\n")
+
+    def serve(self):
+        body = self.body()
+        note({"method": self.command, "path": self.path, "headers": list(self.headers.items()),
+              "body": body.decode("latin-1")[:2000]})
+        path = self.path.split("?")[0]
+        try:
+            asked = json.loads(body)
+        except ValueError:
+            asked = {}
+        if path == "/v1/chat/completions" and asked.get("stream"):
+            self.begin_stream()
+            for word in ("hel", "lo"):
+                chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+                         "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
+                self.frame(f"data: {json.dumps(chunk)}\n\n")
+            self.frame("data: [DONE]\n\n")
+            self.end_stream()
+        elif path == "/v1/chat/completions":
+            self.answer({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [
+                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hello"}}]})
+        elif path == "/v1/messages":
+            self.answer({"id": "m", "type": "message", "role": "assistant", "model": "m",
+                         "content": [{"type": "text", "text": "hello"}], "stop_reason": "end_turn",
+                         "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 1}})
+        elif path == "/reflect":
+            given = self.headers.get("authorization", "").removeprefix("Bearer ")
+            seen = {"plain": given, "base64": base64.b64encode(f"user:{given}".encode()).decode(),
+                    "hex": given.encode().hex()}
+            self.answer(seen, headers=[("x-seen", given)])
+        elif path == "/reflect-in-two":
+            given = self.headers.get("authorization", "").removeprefix("Bearer ")
+            self.begin_stream()
+            self.frame(f"data: {given[:9]}")
+            time.sleep(0.2)
+            self.frame(f"{given[9:]}\n\n")
+            self.end_stream()
+        elif path == "/elsewhere":
+            self.answer(b"", status=302, headers=[("location", "https://elsewhere.invalid/")])
+        elif path == "/stream":
+            self.begin_stream()
+            began = time.monotonic()
+            try:
+                while time.monotonic() - began < 30:
+                    self.frame("data: tick\n\n")
+                    time.sleep(0.1)
+            except OSError:
+                note({"ended": time.time()})
+        else:
+            self.answer({"method": self.command, "path": self.path, "bytes": len(body)})
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = serve
+
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print("listening", server.server_port, flush=True)
+server.serve_forever()
