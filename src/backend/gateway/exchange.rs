@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::places::Place;
 use super::scrub::Scrubber;
 use crate::backend::vault::Standing;
 use crate::core::gateway::MAX_BODY;
@@ -79,13 +80,14 @@ pub struct Relayed {
     body: Option<Incoming>,
     scrubber: Scrubber,
     lost: Pin<Box<dyn Future<Output = Problem> + Send>>,
+    _place: Place,
 }
 
 impl Relayed {
     /// Ends when `standing` is lost.
-    pub fn new(body: Incoming, scrubber: Scrubber, mut standing: Standing) -> Self {
+    pub fn new(body: Incoming, scrubber: Scrubber, mut standing: Standing, place: Place) -> Self {
         let lost = Box::pin(async move { standing.lost().await });
-        Self { body: Some(body), scrubber, lost }
+        Self { body: Some(body), scrubber, lost, _place: place }
     }
 }
 

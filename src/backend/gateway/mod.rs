@@ -6,6 +6,7 @@
 mod address;
 mod exchange;
 mod inject;
+mod places;
 mod scrub;
 mod upstream;
 
@@ -21,6 +22,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri};
 
 use self::exchange::{ProgramBody, Relayed};
+use self::places::Places;
 use self::scrub::Scrubber;
 use self::upstream::{NotConnected, Upstream};
 use super::http::{AnswerBody, Forward};
@@ -45,6 +47,7 @@ pub struct Gateway {
     vault: Vault,
     upstream: Upstream,
     own: BTreeMap<ServiceName, Url>,
+    places: Places,
 }
 
 /// Where a service is, and how a key travels there.
@@ -63,7 +66,7 @@ impl Gateway {
     pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Url>, trust: Option<Trust>) -> Self {
         let named: BTreeSet<String> =
             own.values().map(|url| format!("{}:{}", url.host, url.port)).collect();
-        Self { vault, upstream: Upstream::new(trust, named), own }
+        Self { vault, upstream: Upstream::new(trust, named), own, places: Places::default() }
     }
 
     fn place(&self, service: &ServiceName) -> Answer<Place> {
@@ -168,6 +171,8 @@ impl Forward for Gateway {
         let what = in_short(&method, &authority, &head.target);
         let (agent, service) = (&head.agent_id, &head.service);
         let using = self.vault.use_credential(peer, &session, agent, service, &what).await?;
+        // Only whose session was recognised takes a place.
+        let place = self.places.enter(session.id())?;
         let target = inject::inject(service, &sent, &using.secret, &mut headers, &head.target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
@@ -210,7 +215,7 @@ impl Forward for Gateway {
             status: parts.status.as_u16(),
             headers: answer_fields(&parts.headers, &scrubber),
         };
-        Ok((head, Relayed::new(body, scrubber, standing).boxed_unsync()))
+        Ok((head, Relayed::new(body, scrubber, standing, place).boxed_unsync()))
     }
 }
 
