@@ -16,6 +16,9 @@ use crate::core::types::Timestamp;
 use crate::core::wire::WIRE_VERSION;
 use crate::harden::{Mechanism, Need, Profile, Report, State};
 
+/// What the private backend's log has at each start where its root key is in the clear.
+const ROOT_KEY_WARNING: &str = "the root key lies in the clear";
+
 /// Everything, in the order in which it is shown.
 pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
     let mut out = Vec::new();
@@ -83,7 +86,9 @@ pub fn facts(found: &Facts, kernel: &Report, now: Timestamp) -> Vec<Fact> {
     out.push(Fact::good("data", found.places.data().display().to_string()));
     out.push(Fact::good("state", found.places.state().display().to_string()));
     let log = found.places.log_file().display().to_string();
-    out.push(match found.log_warnings.last() {
+    // What the line on the root key says already is no news.
+    let news = found.log_warnings.iter().rev().find(|line| !line.contains(ROOT_KEY_WARNING));
+    out.push(match news {
         None => Fact::good("log", log),
         Some(last) => Fact::warning("log", format!("{log} ends with: {last}"), "read it"),
     });

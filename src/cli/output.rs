@@ -128,7 +128,9 @@ fn fit_line(line: &str) -> String {
         .fold(0, |begin, end| if columns(&line[..end]) <= WIDTH / 2 { end } else { begin });
     let begin = begin + (line[begin..].len() - line[begin..].trim_start().len());
     let (label, sentence) = line.split_at(begin);
-    if columns(line) <= WIDTH || sentence.trim_start_matches("fix: ").starts_with("agentkeys ") {
+    let command = sentence.trim_start_matches("fix: ").starts_with("agentkeys ");
+    // One that a sentence goes on from is no line to copy.
+    if columns(line) <= WIDTH || command && !sentence.contains("; ") {
         return line.to_owned();
     }
     let indent = " ".repeat(columns(label));
@@ -252,6 +254,8 @@ mod tests {
         for whole in [format!("  fix    agentkeys approve {}", "x".repeat(90)), "x".repeat(200)] {
             assert_eq!(fit(&whole), whole);
         }
+        let both = "  fix    agentkeys list shows the agents; a wallet address (0x and 40 hex digits) works too";
+        assert!(fit(both).lines().all(|line| line.len() <= WIDTH), "{}", fit(both));
         assert!(fit(&format!("{}  {}", words(30), words(3))).lines().all(|l| l.len() <= WIDTH));
     }
 

@@ -294,7 +294,7 @@ impl Checked for Quickstart {
             "Set up",
             "agentkeys init",
             &format!(
-                "backend {}\nsigned in as {}; the session is in {kept}",
+                "backend {}\nsigned in as {}\nthe session is in {kept}",
                 link.address(),
                 me.identity
             ),
@@ -324,7 +324,7 @@ impl Checked for Quickstart {
             ("agentkeys store my-agent openrouter", "asks for the key, hidden"),
             ("agentkeys run my-agent -- your-program", "it finds OPENROUTER_API_KEY"),
             ("agentkeys usage my-agent", "who read what, when"),
-            ("agentkeys daemon", "for an MCP client's settings: docs/mcp.md"),
+            ("agentkeys wire claude-code", "so that a model asks by itself, over MCP"),
             ("agentkeys revoke my-agent", "ends it, at once"),
         ] {
             out.line(&format!("  {line:<40} {what}"))?;

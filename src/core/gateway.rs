@@ -19,7 +19,7 @@ pub const MAX_HEAD: usize = 64 * 1024;
 /// Most header fields of a head.
 pub const MAX_FIELDS: usize = 100;
 /// Most bytes of a program's body.
-pub const MAX_BODY: u64 = 256 * 1024 * 1024;
+pub const MAX_BODY: usize = 256 * 1024 * 1024;
 
 /// A header field: its name in lower case, and its value, whose bytes are the characters U+0000 to
 /// U+00FF.

@@ -123,6 +123,9 @@ for path in reflect reflect-in-two; do
     done
 done
 
+say "A length without a body, sent past the relay, swallows nobody's request"
+python3 "$lib/smuggle.py" "$home/run/s" "$home/got"
+
 say "A redirect is handed on, and not followed"
 expect 302 broker sh -c 'curl -s -o /dev/null -w "%{http_code}" "$MY_API_BASE_URL/elsewhere" -H "Authorization: Bearer $MY_API_API_KEY"'
 

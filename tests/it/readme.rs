@@ -34,8 +34,6 @@ fn quickstart_valid() {
     copy_program(BINARY, bin.join("agentkeys"));
     let folder = home.path().join("work");
     std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("agent.py"), "import os; print(os.environ['OPENROUTER_API_KEY'])")
-        .unwrap();
     let run = |line: &str, input: &str| {
         let mut shell = Command::new("sh");
         let piped = format!("printf %s \"$INPUT\" | {{ {line}\n}}");
@@ -62,9 +60,8 @@ fn quickstart_valid() {
                 // Asked for at a terminal; here it comes by a pipe, as the line's comment says.
                 run(&format!("{line} -"), "sk-or-v1-readme").exits(0)
             }
-            "agentkeys run my-agent -- python agent.py" => {
-                run(&line.replace("python ", "python3 "), "")
-            }
+            // Once it is let, and once it is denied.
+            line if line.starts_with("agentkeys run ") => run(line, ""),
             line => run(line, "").exits(0),
         };
         ran.push((line.clone(), ended));

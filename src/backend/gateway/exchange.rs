@@ -1,81 +1,19 @@
-//! The two bodies of an exchange, as streams: the program's, bounded; and the service's, looked
-//! through for the key, and cut off when the right to it ends.
+//! A service's body on its way to the program: looked through for the key, and cut off when the right
+//! to it ends.
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, Incoming};
 
 use super::places::Place;
 use super::scrub::Scrubber;
 use crate::backend::vault::Standing;
-use crate::core::gateway::MAX_BODY;
 use crate::core::problem::Problem;
 
-/// A program's body: what came along with its head, and the rest of what comes.
-pub struct ProgramBody {
-    first: Option<Bytes>,
-    rest: Incoming,
-    left: u64,
-}
-
-impl ProgramBody {
-    /// From the part behind the head, and what comes after it.
-    pub fn new(first: Vec<u8>, rest: Incoming) -> Self {
-        let first = (!first.is_empty()).then(|| Bytes::from(first));
-        Self { first, rest, left: MAX_BODY }
-    }
-}
-
-impl Body for ProgramBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let bytes = match self.first.take() {
-            Some(first) => first,
-            None => loop {
-                match std::task::ready!(Pin::new(&mut self.rest).poll_frame(cx)) {
-                    // Trailers of ours mean nothing to the service.
-                    Some(Ok(frame)) => {
-                        if let Ok(bytes) = frame.into_data() {
-                            break bytes;
-                        }
-                    }
-                    Some(Err(error)) => return Poll::Ready(Some(Err(io::Error::other(error)))),
-                    None => return Poll::Ready(None),
-                }
-            },
-        };
-        match self.left.checked_sub(bytes.len() as u64) {
-            Some(left) => self.left = left,
-            None => {
-                let error = io::Error::new(io::ErrorKind::FileTooLarge, "the body is too large");
-                return Poll::Ready(Some(Err(error)));
-            }
-        }
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let first = self.first.as_ref().map_or(0, |first| first.len() as u64);
-        match self.rest.size_hint().exact() {
-            Some(rest) => SizeHint::with_exact(first + rest),
-            None => SizeHint::default(),
-        }
-    }
-}
-
-/// A service's body on its way to the program.
+/// Such a body.
 pub struct Relayed {
     body: Option<Incoming>,
     scrubber: Scrubber,

@@ -12,16 +12,20 @@ mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
+};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri};
 
-use self::exchange::{ProgramBody, Relayed};
+use self::exchange::Relayed;
 use self::places::Places;
 use self::scrub::Scrubber;
 use self::upstream::{NotConnected, Upstream};
@@ -30,12 +34,12 @@ use super::peer::Peer;
 use super::vault::Vault;
 use crate::core::catalog::{self, Sent};
 use crate::core::gateway::{
-    Field, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
+    Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::SessionToken;
-use crate::web::{Trust, Url};
+use crate::web::{Prefixed, Trust, Url};
 
 /// Longest that a service may take until its answer begins. Models think for minutes.
 const UNTIL_ANSWER: Duration = Duration::from_secs(600);
@@ -91,8 +95,10 @@ fn bad(what: &str, why: &str) -> Problem {
     Problem::invalid(what, why)
 }
 
-/// The program's headers, without those that belong to its connection.
-fn headers_of(fields: &[Field]) -> Answer<HeaderMap> {
+/// The program's headers, without those that belong to its connection. Without a body there is no
+/// length either: the service would take what comes next on the connection, which may be another
+/// agent's, for the body that it was told of.
+fn headers_of(fields: &[Field], has_body: bool) -> Answer<HeaderMap> {
     if fields.len() > MAX_FIELDS {
         return Err(bad("headers", &format!("a request has at most {MAX_FIELDS}")));
     }
@@ -106,7 +112,8 @@ fn headers_of(fields: &[Field]) -> Answer<HeaderMap> {
         let name: HeaderName = name.parse().map_err(|_| bad("headers", "a name is none"))?;
         let goes_no_further = is_hop_by_hop(name.as_str())
             || named.contains(name.as_str())
-            || matches!(name.as_str(), "host" | "expect" | "accept-encoding");
+            || matches!(name.as_str(), "host" | "expect" | "accept-encoding")
+            || name == CONTENT_LENGTH && !has_body;
         if goes_no_further {
             continue;
         }
@@ -114,7 +121,7 @@ fn headers_of(fields: &[Field]) -> Answer<HeaderMap> {
         headers.append(name, value.ok_or_else(|| bad("headers", "a value is none"))?);
     }
     // Of two lengths, or one that is no number, the two ends could read different requests.
-    let mut lengths = headers.get_all("content-length").iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let length = lengths.next();
     let is_number =
         |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit) && !value.is_empty();
@@ -166,7 +173,7 @@ impl Forward for Gateway {
             return Err(bad("method", "CONNECT and TRACE do not go through the gateway"));
         }
         checked_target(&head.target)?;
-        let mut headers = headers_of(&head.headers)?;
+        let mut headers = headers_of(&head.headers, head.body)?;
         let Place { authority, sent } = self.place(&head.service)?;
         let what = in_short(&method, &authority, &head.target);
         let (agent, service) = (&head.agent_id, &head.service);
@@ -182,7 +189,9 @@ impl Forward for Gateway {
 
         // Without a body the service is told of none, not of one whose end is still to come.
         let body = match head.body {
-            true => ProgramBody::new(first, body).boxed_unsync(),
+            true => Limited::new(Prefixed::new(first, body), MAX_BODY)
+                .map_err(io::Error::other)
+                .boxed_unsync(),
             false => Empty::new().map_err(|never| match never {}).boxed_unsync(),
         };
         let mut request = Request::new(body);
@@ -200,8 +209,7 @@ impl Forward for Gateway {
             .map_err(|error| not_answered(service, &authority, why(&error)))?;
 
         let (parts, body) = response.into_parts();
-        let encoded = parts.headers.get(CONTENT_ENCODING);
-        if encoded.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        if is_encoded(&parts.headers) {
             let cause = "it was compressed, though that was not asked for, and cannot be looked \
                          through for the key";
             return Err(Problem::new(
@@ -217,6 +225,15 @@ impl Forward for Gateway {
         };
         Ok((head, Relayed::new(body, scrubber, standing, place).boxed_unsync()))
     }
+}
+
+/// Whether a body is written in any other way than as it is.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let other = |name, plain: &str| {
+        let values = headers.get_all(name).iter();
+        values.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
+    };
+    other(CONTENT_ENCODING, "identity") || other(TRANSFER_ENCODING, "chunked")
 }
 
 /// The service's headers, without those that belong to its connection, and without the key.
@@ -274,7 +291,7 @@ mod tests {
     #[test]
     fn what_belongs_to_the_programs_connection_goes_no_further() {
         let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let headers = headers_of(&[
+        let sent = [
             field("connection", "close, X-Own"),
             field("x-own", "1"),
             field("host", "evil.example"),
@@ -283,8 +300,8 @@ mod tests {
             field("accept-encoding", "gzip"),
             field("accept", "a"),
             field("accept", "b"),
-        ])
-        .unwrap();
+        ];
+        let headers = headers_of(&sent, true).unwrap();
         let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["accept", "accept", "accept-encoding"]);
         assert_eq!(headers["accept-encoding"], "identity");
@@ -297,8 +314,26 @@ mod tests {
             vec![field("a", "\u{100}")],
             vec![field("a", "1"); MAX_FIELDS + 1],
         ] {
-            assert!(headers_of(&wrong).is_err(), "{wrong:?}");
+            assert!(headers_of(&wrong, true).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_length_without_a_body_would_swallow_the_next_agents_request() {
+        let sent = [("content-length".to_owned(), "40".to_owned())];
+        assert!(headers_of(&sent, true).unwrap().contains_key(CONTENT_LENGTH));
+        assert!(!headers_of(&sent, false).unwrap().contains_key(CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_looked_through_is_known() {
+        let of = |name: HeaderName, value: &str| {
+            is_encoded(&HeaderMap::from_iter([(name, value.parse().unwrap())]))
+        };
+        assert!(!is_encoded(&HeaderMap::new()));
+        assert!(!of(TRANSFER_ENCODING, "chunked") && !of(CONTENT_ENCODING, "Identity"));
+        assert!(of(CONTENT_ENCODING, "gzip") && of(CONTENT_ENCODING, "identity, br"));
+        assert!(of(TRANSFER_ENCODING, "gzip, chunked"));
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! `POST /gateway/forward`: a request inside a request, both as streams. Everything but the bytes'
 //! way is the gateway's; see [`crate::core::gateway`] for what the bodies are.
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::Response;
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 
@@ -22,9 +20,13 @@ use crate::core::gateway::{Decoder, HeadError, MEDIA_TYPE, RequestHead, Response
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::SessionToken;
 use crate::core::wire::WIRE_HEADER;
+use crate::web::Prefixed;
 
 /// The body of a service's answer, on its way.
 pub type AnswerBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// The same behind its head. It keeps what writes it to the log when it has ended.
+pub type Streamed = Prefixed<AnswerBody, Logged>;
 
 /// Whoever asks services.
 #[async_trait]
@@ -98,32 +100,10 @@ pub fn response(head: ResponseHead, body: AnswerBody, logged: Logged) -> Respons
     // What the service sent fits, since its headers were bounded when they were read; and if it did
     // not, an empty head is no head, and whoever reads it says so.
     let head = encode(&head).unwrap_or_default();
-    let mut response = Response::new(Streamed { head: Some(head.into()), body, _logged: logged });
+    let mut response = Response::new(Prefixed::keeping(head, body, logged));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(HeaderName::from_static(WIRE_HEADER), WIRE_NUMBER);
     response
-}
-
-/// A head and the body that it is of.
-pub struct Streamed {
-    head: Option<Bytes>,
-    body: AnswerBody,
-    _logged: Logged,
-}
-
-impl Body for Streamed {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match self.head.take() {
-            Some(head) => Poll::Ready(Some(Ok(Frame::data(head)))),
-            None => Pin::new(&mut self.body).poll_frame(cx),
-        }
-    }
 }

@@ -1,14 +1,12 @@
 //! A request to a service through the backend's gateway, both ways as streams.
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited};
 use hyper::Request;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use zeroize::Zeroizing;
 
@@ -20,7 +18,7 @@ use crate::core::gateway::{
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::SessionToken;
 use crate::core::wire::{WIRE_HEADER, WIRE_VERSION};
-use crate::web::wiped;
+use crate::web::{Prefixed, wiped};
 
 /// A program's body on its way.
 pub type ProgramBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -29,61 +27,9 @@ const MAX_PROBLEM: usize = 64 * 1024;
 /// Longest until an answer begins: somewhat more than the backend waits for a service.
 const UNTIL_ANSWER: Duration = Duration::from_secs(620);
 
-/// The body of a request of ours: a head, and then the program's body.
-struct Enclosed {
-    head: Option<Bytes>,
-    body: ProgramBody,
-}
-
-impl Body for Enclosed {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match self.head.take() {
-            Some(head) => Poll::Ready(Some(Ok(Frame::data(head)))),
-            None => Pin::new(&mut self.body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.head.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let head = self.head.as_ref().map_or(0, |head| head.len() as u64);
-        match self.body.size_hint().exact() {
-            Some(body) => SizeHint::with_exact(head + body),
-            None => SizeHint::default(),
-        }
-    }
-}
-
-/// What a service answers, from its first byte on.
-pub struct ServiceBody {
-    first: Option<Bytes>,
-    rest: Incoming,
-    // Over HTTP/1.1 the connection ends with its sender.
-    _sender: Sender<UnsyncBoxBody<Bytes, io::Error>>,
-}
-
-impl Body for ServiceBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
-        }
-        Pin::new(&mut self.rest).poll_frame(cx).map_err(io::Error::other)
-    }
-}
+/// What a service answers, from its first byte on. It keeps the sender, since over HTTP/1.1 the
+/// connection ends with it.
+pub type ServiceBody = Prefixed<Incoming, Sender<ProgramBody>>;
 
 fn broken(backend: &HttpBackend, why: &str) -> Problem {
     Problem::new(
@@ -118,7 +64,7 @@ impl HttpBackend {
             .header(HOST, HeaderValue::from_str(&host).map_err(|_| Problem::internal())?)
             .header(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))
             .header(AUTHORIZATION, bearer)
-            .body(Enclosed { head: Some(head.into()), body }.boxed_unsync())
+            .body(Prefixed::new(head, body).boxed_unsync())
             .map_err(|_| Problem::internal())?;
         let mut sender = connect::with_retries(&self.address, &self.options, &self.belief).await?;
         let sent = tokio::time::timeout(UNTIL_ANSWER, sender.try_send(request)).await;
@@ -142,8 +88,7 @@ impl HttpBackend {
             let frame = frame.map_err(|_| broken(self, "its answer broke off"))?;
             let Ok(bytes) = frame.into_data() else { continue };
             if let Some((head, first)) = decoder.feed::<ResponseHead>(&bytes)? {
-                let first = (!first.is_empty()).then(|| first.into());
-                return Ok((head, ServiceBody { first, rest, _sender: sender }));
+                return Ok((head, Prefixed::keeping(first, rest, sender)));
             }
         }
     }
