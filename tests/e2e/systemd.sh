@@ -53,7 +53,7 @@ printf 'sk-or-v1-of-systemd' | agentkeys store my-agent openrouter -
 expect "active" state ActiveState
 expect "sk-or-v1-of-systemd" agentkeys read my-agent openrouter
 main=$(state MainPID)
-expect "$main" pgrep -f "^$AGENTKEYS serve"
+expect "$main" pgrep -f "^$AGENTKEYS serve .*--data $HOME/"
 agentkeys doctor | sed -n 1,8p
 
 say "It has the protections of its unit"
@@ -78,7 +78,7 @@ for n in 1 2 3 4 5 6 7 8 9 10; do
 done
 for pid in "${reads[@]}"; do wait "$pid"; done
 expect "sk-or-v1-of-systemd" sort -u "$home"/read.{1,2,3,4,5,6,7,8,9,10}
-expect "$(state MainPID)" pgrep -f "^$AGENTKEYS serve"
+expect "$(state MainPID)" pgrep -f "^$AGENTKEYS serve .*--data $HOME/"
 
 say "Without the socket, commands start a backend of their own, over the same data"
 systemctl --user disable --now agentkeys.socket 2>&1
@@ -90,7 +90,7 @@ say "With it again, the one of their own makes way"
 systemctl --user enable --now agentkeys.socket 2>&1
 expect "sk-or-v1-of-systemd" agentkeys read my-agent openrouter
 expect "active" state ActiveState
-expect "$(state MainPID)" pgrep -f "^$AGENTKEYS serve"
+expect "$(state MainPID)" pgrep -f "^$AGENTKEYS serve .*--data $HOME/"
 
 say "Told to take systemd's sockets where there are none, it says so"
 expect_exit 1 agentkeys serve --listen systemd --data "$home/other"
