@@ -3,8 +3,9 @@
 # through the gateway unchanged to a service over TLS that writes down what it gets; and what an
 # attacker would try does not work.
 if [ -z "${GATEWAY_FLOW:-}" ]; then
-    # A name that leads to this machine, in a file system that nobody else sees.
-    enter=(--mount)
+    # A name that leads to this machine, in a file system that nobody else sees; and processes that end
+    # with the flow, whatever becomes of it.
+    enter=(--mount --pid --fork --mount-proc --kill-child)
     [ "$(id -u)" -eq 0 ] || enter+=(--user --map-auto --map-root-user)
     GATEWAY_FLOW=1 exec unshare "${enter[@]}" "$0" "$@"
 fi
@@ -36,8 +37,7 @@ serve
 export AGENTKEYS_BACKEND=unix:$home/run/s
 on_exit() {
     local code=$?
-    pkill -P "$(pgrep -d, -f "run --broker my-agent" -P $$ || echo 0)" 2>/dev/null || true
-    kill $(jobs -p) 2>/dev/null || true
+    kill "$upstream" "$backend" 2>/dev/null || true
     finish "$code"
 }
 trap on_exit EXIT
