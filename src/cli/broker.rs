@@ -7,6 +7,7 @@ use std::process::{Command, ExitStatus};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
 
 use super::Finish;
 use super::agents::{choose, label};
@@ -32,7 +33,7 @@ struct Plan {
     services: Vec<Brokered>,
     /// Variable and service, for the stand-ins.
     names: Vec<(String, ServiceName)>,
-    literals: BTreeMap<String, String>,
+    literals: BTreeMap<String, Zeroizing<String>>,
 }
 
 /// Runs the program, and ends as it does.
@@ -62,17 +63,17 @@ pub async fn run(
         context.out.warn(&format!("{agent} has no keys; the program runs without any"));
     }
 
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(no_listener)?;
+    let port = listener.local_addr().map_err(no_listener)?.port();
     // A session of the run's own, which reads nothing but what the run uses, and ends with it.
     let services: BTreeSet<_> = plan.services.iter().map(|one| one.service.clone()).collect();
     let scope = Scope { services: Some(services), read_only: true, ..Scope::everything() };
     let minted = open.backend.create_child_session(open.token, Some(&agent), scope).await?;
     let wallet = minted.wallet;
     let name = agents.iter().find(|one| one.wallet == wallet).map_or(agent.to_string(), label);
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(no_listener)?;
-    let port = listener.local_addr().map_err(no_listener)?.port();
 
     for (name, value) in &plan.literals {
-        command.env(name, value);
+        command.env(name, value.as_str());
     }
     for (name, service) in &plan.names {
         let found = plan.services.iter().find(|one| one.service == *service);
@@ -116,7 +117,7 @@ async fn plan(context: &Context<'_>, asked: Run, held: &[ServiceName]) -> Result
         settable(&name)?;
         match value {
             Value::Literal(text) => {
-                literals.insert(name, text.to_string());
+                literals.insert(name, text);
             }
             Value::Credential(None, service) => from_file.push((name, service)),
             Value::Credential(Some(other), _) => {

@@ -270,6 +270,16 @@ impl Wire {
             let what = if changed { "is in" } else { "was there already, in" };
             context.out.say(&format!("{name} {what} {}", path.display()));
             context.out.say(&format!("next: {}", self.app.then()));
+            if self.server.is_none() {
+                context
+                    .out
+                    .say("its first call shows a code; say yes to it: agentkeys approve CODE");
+                if let Some(agent) = &self.agent {
+                    context.out.say(&format!(
+                        "if {agent} has keys already: agentkeys approve CODE --as {agent}"
+                    ));
+                }
+            }
         }
         Ok(Finish::Done)
     }
@@ -327,7 +337,8 @@ impl Wire {
                                "undone": true });
             context.out.object(&told)?;
         } else {
-            context.out.say(&format!("{name} is out of {}", path.display()));
+            let what = if record.added.is_some() { "is out of" } else { "is as it was, in" };
+            context.out.say(&format!("{name} {what} {}", path.display()));
         }
         Ok(Finish::Done)
     }

@@ -39,7 +39,7 @@ contains "$(cat "$home/said")" "was revoked"
 agentkeys reinstate everything
 
 say "Undone: byte for byte, out of the vault"
-agentkeys wire cursor --server everything --undo
+contains "$(agentkeys wire cursor --server everything --undo 2>&1)" "everything is as it was, in"
 cmp "$config" "$home/before"
 rm "$home/before" "$config"
 

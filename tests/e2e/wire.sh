@@ -42,7 +42,7 @@ for client in claude-code claude-desktop cursor vscode codex; do
     agentkeys wire "$client" my-bot --print | tail -n +1 >"$home/printed"
     contains "$(cat "$home/printed")" "$AGENTKEYS"
     [ ! -e "$path" ] || cmp "$path" "$home/before"
-    agentkeys wire "$client" my-bot
+    contains "$(agentkeys wire "$client" my-bot 2>&1)" "agentkeys approve CODE --as my-bot"
     cp "$path" "$home/once"
     expect false jq -r .changed <<<"$(agentkeys wire "$client" my-bot --json)"
     cmp "$path" "$home/once"
@@ -52,7 +52,7 @@ for client in claude-code claude-desktop cursor vscode codex; do
     mapfile -t arguments < <(jq -r '.args[]' "$home/entry")
     listed=$(cd "$home/elsewhere" && PATH= mcp_client --env PATH= --list -- "$command" "${arguments[@]}")
     contains "$listed" get_credential
-    agentkeys wire "$client" --undo
+    contains "$(agentkeys wire "$client" --undo 2>&1)" "agentkeys is out of"
     if [ "$client" = cursor ]; then
         [ ! -e "$path" ] || { echo "$path was not there before" >&2; exit 1; }
     else

@@ -177,9 +177,10 @@ impl Forward for Gateway {
         let Place { authority, sent } = self.place(&head.service)?;
         let what = in_short(&method, &authority, &head.target);
         let (agent, service) = (&head.agent_id, &head.service);
-        let using = self.vault.use_credential(peer, &session, agent, service, &what).await?;
-        // Only whose session was recognised takes a place.
+        // Before anything goes on record: what is turned away here was not used. By another's id
+        // nobody takes a place, since that is the hash of the whole token.
         let place = self.places.enter(session.id())?;
+        let using = self.vault.use_credential(peer, &session, agent, service, &what).await?;
         let target = inject::inject(service, &sent, &using.secret, &mut headers, &head.target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
