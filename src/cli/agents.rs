@@ -147,6 +147,29 @@ pub async fn about<T>(
     Err(problem)
 }
 
+/// The same answer; where the agent has no key of that service, its problem names the near ones
+/// that it has.
+pub async fn about_service<T>(
+    context: &Context<'_>,
+    agent: &AgentIdentity,
+    service: &ServiceName,
+    answer: Answer<T>,
+) -> Answer<T> {
+    let mut problem = match about(context, agent, answer).await {
+        Err(problem) if problem.code == Code::NotFound => problem,
+        answer => return answer,
+    };
+    let Ok(open) = context.open().await else { return Err(problem) };
+    let Ok(kept) = open.backend.list_credentials(open.token, agent).await else {
+        return Err(problem);
+    };
+    let close = near(service.as_str(), kept.iter().map(|one| one.service.as_str()));
+    if !close.is_empty() {
+        problem.fix = format!("did you mean {}?\n{}", close.join(" or "), problem.fix);
+    }
+    Err(problem)
+}
+
 /// The agent; one that is named by an alias and does not exist is made. Says whether it was.
 ///
 /// # Errors

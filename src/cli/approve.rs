@@ -175,6 +175,46 @@ impl Approve {
     }
 }
 
+/// Settles which agent is meant where a daemon asks for a name that an agent has already: that
+/// agent, by a person's word, or another name. Nothing is made by default.
+async fn settle_name(
+    context: &Context<'_>,
+    open: Open<'_>,
+    code: PairCode,
+    grant: &mut Grant,
+    details: &Details,
+    asks: bool,
+) -> Result<(), CliError> {
+    let Details::Pair(pair) = details else { return Ok(()) };
+    let Some(wished) = pair.name.as_ref().map(|name| name.shown()) else { return Ok(()) };
+    if grant.agent_id.is_some() || grant.name.is_some() {
+        return Ok(());
+    }
+    let Ok(identity) = wished.parse::<AgentIdentity>() else { return Ok(()) };
+    match open.backend.resolve_identity(open.token, &identity).await {
+        Err(problem) if problem.code == Code::AgentNotFound => return Ok(()),
+        answer => answer?,
+    };
+    if asks && ask::is_terminal() {
+        context.out.say(&format!(
+            "The daemon asks to be called \"{wished}\", and you have an agent of that name."
+        ));
+        if ask::whether("Is it that agent's, to have its keys?")? {
+            grant.agent_id = Some(identity);
+            return Ok(());
+        }
+    }
+    Err(usage(
+        format!("which agent is it? You have one that is called \"{wished}\""),
+        "a daemon that asks for a name that is taken is that agent's, or needs another name",
+        format!(
+            "agentkeys approve {code} --as {wished}\n\
+             or, as a new agent without keys: agentkeys approve {code} --name ANOTHER"
+        ),
+    )
+    .into())
+}
+
 /// The agent that `--as` names, and where a name is wished for, all agents that it could be
 /// taken for.
 async fn beside(
@@ -248,6 +288,7 @@ impl Checked for Approve {
             )
         })?;
         self.check(&request, &details)?;
+        settle_name(context, open, self.code, &mut self.grant, &details, !self.yes).await?;
         let (existing, agents) = beside(context, open, &self.grant, &details).await?;
         let view = View {
             request: &request,

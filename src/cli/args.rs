@@ -326,6 +326,24 @@ fn find(table: &[Shape], first: &str, next: Option<&str>) -> Result<(Shape, bool
     Err(unknown_command(first, table.iter().map(|shape| shape.name)))
 }
 
+/// Words that other programs have for what a command does.
+const OTHERS_WORDS: [(&str, &str); 14] = [
+    ("add", "store"),
+    ("set", "store"),
+    ("put", "store"),
+    ("get", "read"),
+    ("show", "read"),
+    ("cat", "read"),
+    ("exec", "run"),
+    ("ls", "list"),
+    ("rm", "delete"),
+    ("remove", "delete"),
+    ("log", "usage"),
+    ("history", "usage"),
+    ("status", "doctor"),
+    ("start", "serve"),
+];
+
 /// The problem of a first word that is no command.
 pub fn unknown_command(given: &str, names: impl IntoIterator<Item = &'static str>) -> Problem {
     let mut names: Vec<&str> = names.into_iter().collect();
@@ -336,13 +354,21 @@ pub fn unknown_command(given: &str, names: impl IntoIterator<Item = &'static str
     } else {
         "the first word is no command".to_owned()
     };
-    let close = near(given, names.iter().copied());
+    let mut close = near(given, names.iter().copied());
+    // What other programs call it.
+    let other = OTHERS_WORDS.iter().find(|(word, _)| *word == given).map(|(_, ours)| *ours);
+    if let Some(ours) = other.filter(|ours| names.contains(ours)) {
+        close = vec![ours];
+    }
     let fix = if close.is_empty() || !showable {
         "see agentkeys --help".to_owned()
     } else {
         let close: Vec<String> = close.iter().map(|name| format!("agentkeys {name}")).collect();
         format!("did you mean {}?", close.join(" or "))
     };
+    if !close.is_empty() && showable {
+        return usage(detail, "agentkeys --help lists the commands", fix);
+    }
     let mut cause = String::from("the commands are");
     let mut width = cause.len();
     for (at, name) in names.iter().enumerate() {

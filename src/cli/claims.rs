@@ -39,7 +39,7 @@ fn odd(text: &str) -> Option<String> {
 /// The line of one claim.
 pub fn claimed(what: &str, text: Option<&str>) -> Line {
     let text = match text {
-        None => format!("{what} nothing"),
+        None => format!("no {what}"),
         Some(text) => format!("{what} {}{}", quoted(text), odd(text).unwrap_or_default()),
     };
     ("claimed", text)
@@ -62,7 +62,7 @@ fn at_a_glance(name: &str) -> String {
     out.replace("rn", "m").replace("vv", "w").replace("cl", "d")
 }
 
-/// Whether a wished name is, or can be taken for, the name of an agent of this account.
+/// Whether a wished name can be taken for the name of an agent of this account.
 pub fn like_another(wished: &str, agents: &[AgentSummary]) -> Option<String> {
     let names = || {
         agents.iter().flat_map(|agent| {
@@ -72,12 +72,6 @@ pub fn like_another(wished: &str, agents: &[AgentSummary]) -> Option<String> {
             })
         })
     };
-    if names().any(|name| name.eq_ignore_ascii_case(wished)) {
-        return Some(format!(
-            "you have an agent \"{wished}\": this one will have no name. --name gives it another, \
-             --as {wished} gives it that agent"
-        ));
-    }
     let glance = at_a_glance(wished);
     let like = names().find(|name| at_a_glance(name) == glance)?;
     Some(format!("the name looks like your agent \"{like}\", and is not it"))
@@ -119,7 +113,7 @@ mod tests {
     use crate::core::types::{Timestamp, WalletAddress};
 
     #[test]
-    fn a_name_that_is_taken_or_looks_like_another_is_pointed_out() {
+    fn a_name_that_looks_like_another_is_pointed_out() {
         let agents = ["prod-bot", "mill"].map(|name| AgentSummary {
             wallet: WalletAddress([3; 20]),
             name: None,
@@ -130,8 +124,6 @@ mod tests {
             created_at: Timestamp(0),
         });
         for (wished, word) in [
-            ("prod-bot", "you have an agent"),
-            ("PROD-BOT", "you have an agent"),
             ("pr0d-bot", "looks like your agent \"prod-bot\""),
             ("prod_bot", "looks like your agent \"prod-bot\""),
             ("rnill", "looks like your agent \"mill\""),

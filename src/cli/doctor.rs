@@ -44,8 +44,21 @@ impl Checked for Doctor {
             for fact in &facts {
                 show(context, fact)?;
             }
+            context.out.say(&sum(&facts));
         }
         Ok(if broken { Finish::Unwell } else { Finish::Done })
+    }
+}
+
+/// All of it in one line.
+fn sum(facts: &[Fact]) -> String {
+    let count = |health| facts.iter().filter(|fact| fact.health == health).count();
+    match (count(Health::Broken), count(Health::Warning)) {
+        (0, 0) => "all is well".to_owned(),
+        (0, 1) => "nothing is broken; one thing could be better".to_owned(),
+        (0, many) => format!("nothing is broken; {many} things could be better"),
+        (1, _) => "one thing is BROKEN: its fix stands below it".to_owned(),
+        (many, _) => format!("{many} things are BROKEN: their fixes stand below them"),
     }
 }
 

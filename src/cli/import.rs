@@ -55,12 +55,24 @@ pub struct Import {
     print: bool,
 }
 
+/// Whether a word names a file that is there, and so no agent.
+fn looks_like_a_file(word: &str) -> bool {
+    word.contains('/') || word.starts_with('.') || std::path::Path::new(word).is_file()
+}
+
 impl TryFrom<ImportArgs> for Import {
     type Error = Problem;
 
     fn try_from(raw: ImportArgs) -> Result<Self, Problem> {
         let (agent, path) = match raw.words.as_slice() {
             [path] => (None, path),
+            [path, agent] if looks_like_a_file(path) && !looks_like_a_file(agent) => {
+                return Err(usage(
+                    "import wants the agent first, then the file",
+                    "what was named as the agent is a file",
+                    "agentkeys import my-agent .env",
+                ));
+            }
             [agent, path] => (Some(agent.parse()?), path),
             words => {
                 return Err(usage(
@@ -171,7 +183,9 @@ impl Checked for Import {
         let agent = choose(context, self.agent).await?;
         let mut name = String::new();
         for key in &keys {
-            name = pasted::store(context, &agent, key).await?;
+            let stored = pasted::store(context, &agent, key).await?;
+            stored.say(context, &key.service);
+            name = stored.agent;
         }
         let after = with_references(text, &name, &keys);
         let copy = file.keep_copy(COPY)?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use argh::{ArgsInfo, FromArgs};
 use serde_json::json;
 
-use super::agents::{label, maybe_agent};
+use super::agents::maybe_agent;
 use super::context::Context;
 use super::report::CliError;
 use super::source::{self, Source};
@@ -81,10 +81,11 @@ async fn agents(context: &Context<'_>) -> Result<(), CliError> {
                 None => "active".to_owned(),
                 Some(revoked) => format!("revoked {}", day(&revoked.at.for_people())),
             };
-            vec![label(agent), agent.wallet.to_string(), state]
+            let name = agent.name.clone().unwrap_or_else(|| "(no name)".to_owned());
+            vec![name, agent.wallet.to_string(), state]
         })
         .collect();
-    context.out.table(&["AGENT", "WALLET", "STATE"], &rows)
+    context.out.table_keeping(&["WALLET"], &["AGENT", "WALLET", "STATE"], &rows)
 }
 
 async fn services(context: &Context<'_>, source: Source<'_>) -> Result<(), CliError> {

@@ -37,8 +37,10 @@ pub mod audit_verify;
 pub mod balance;
 pub mod completions;
 pub mod daemon;
+pub mod delete;
 pub mod deny;
 pub mod doctor;
+pub mod explain;
 pub mod feedback;
 pub mod fund;
 pub mod import;
@@ -165,6 +167,7 @@ pub const COMMANDS: &[Command] = &[
     command!("read", Credentials, read::Read),
     command!("run", Credentials, run::Run, true),
     command!("list", Credentials, list::List),
+    command!("delete", Credentials, delete::Delete),
     command!("seal", Credentials, seal::Seal),
     command!("import", Credentials, import::Import),
     command!("wire", Credentials, wire::Wire),
@@ -188,6 +191,7 @@ pub const COMMANDS: &[Command] = &[
     command!("balance", Record, balance::Balance),
     command!("fund", Record, fund::Fund),
     command!("doctor", Machine, doctor::Doctor),
+    command!("explain", Machine, explain::Explain),
     command!("serve", Machine, serve::Serve),
     command!("daemon", Machine, daemon::Daemon),
     command!("feedback", Machine, feedback::Feedback),

@@ -89,7 +89,17 @@ impl Output {
 
     /// Writes a table to standard output. On a terminal, cells are cut so that a row fits.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
-        let text = table(head, rows, self.terminal.then_some(WIDTH));
+        self.table_keeping(&[], head, rows)
+    }
+
+    /// The same, where the cells below the heads of `whole` are never cut.
+    pub fn table_keeping(
+        &self,
+        whole: &[&str],
+        head: &[&str],
+        rows: &[Vec<String>],
+    ) -> Result<(), CliError> {
+        let text = table(whole, head, rows, self.terminal.then_some(WIDTH));
         if !self.colour {
             return self.raw(text.as_bytes());
         }
@@ -186,8 +196,8 @@ pub fn cut(text: &str, width: usize) -> String {
 }
 
 /// A table with one space of air on each side of a column. With `width`, the widest columns
-/// give way until a row fits. Cells are made harmless here.
-pub fn table(head: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
+/// give way until a row fits, those of `whole` apart. Cells are made harmless here.
+pub fn table(whole: &[&str], head: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
@@ -199,7 +209,8 @@ pub fn table(head: &[&str], rows: &[Vec<String>], width: Option<usize>) -> Strin
     if let Some(width) = width {
         let air = 2 * (widths.len().max(1) - 1);
         while widths.iter().sum::<usize>() + air > width {
-            let Some(widest) = (0..widths.len()).max_by_key(|at| widths[*at]) else { break };
+            let mut may = (0..widths.len()).filter(|at| !whole.contains(&head[*at]));
+            let Some(widest) = may.by_ref().max_by_key(|at| widths[*at]) else { break };
             if widths[widest] <= 8 {
                 break;
             }
@@ -230,7 +241,7 @@ mod tests {
             vec!["my-agent".to_owned(), "x".repeat(100), "yes".to_owned()],
             vec!["b".to_owned(), "short".to_owned(), String::new()],
         ];
-        let text = table(&["AGENT", "WHAT", "OK"], &rows, Some(40));
+        let text = table(&[], &["AGENT", "WHAT", "OK"], &rows, Some(40));
         assert_eq!(
             text,
             format!(
@@ -238,7 +249,9 @@ mod tests {
                 "x".repeat(24)
             )
         );
-        assert!(table(&["AGENT", "WHAT", "OK"], &rows, None).contains(&"x".repeat(100)));
+        assert!(table(&[], &["AGENT", "WHAT", "OK"], &rows, None).contains(&"x".repeat(100)));
+        let kept = table(&["WHAT"], &["AGENT", "WHAT", "OK"], &rows, Some(40));
+        assert!(kept.contains(&"x".repeat(100)), "{kept}");
     }
 
     #[test]
@@ -261,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_cell_cannot_steer_the_terminal() {
-        let text = table(&["A"], &[vec!["\x1b[31mred".to_owned()]], None);
+        let text = table(&[], &["A"], &[vec!["\x1b[31mred".to_owned()]], None);
         assert_eq!(text, "A\n\\u{1b}[31mred\n");
     }
 

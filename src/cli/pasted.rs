@@ -9,6 +9,7 @@ use super::context::Context;
 use super::report::{CliError, usage};
 use crate::client::sealing::seal_credential;
 use crate::client::wiring::Moved;
+use crate::core::backend::CredentialSummary;
 use crate::core::catalog::{self, is_variable};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
@@ -123,7 +124,41 @@ pub fn apart(service: ServiceName, variable: &str, value: &str, taken: &[Pasted]
     variable.to_ascii_lowercase().replace('_', "-").parse().unwrap_or(service)
 }
 
-/// Stores a key for an agent, which is made if need be; returns the agent's name.
+/// What became of a key that was stored.
+pub struct Stored {
+    /// The agent's name.
+    pub agent: String,
+    /// Whether the agent was made for it.
+    pub made: bool,
+    /// The version that it took the place of.
+    pub replaced: Option<CredentialSummary>,
+}
+
+impl Stored {
+    /// Says what a person would not expect: an agent that was made, a key that was replaced.
+    pub fn say(&self, context: &Context<'_>, service: &ServiceName) {
+        if self.made {
+            context.out.say(&format!("made agent {}", self.agent));
+        }
+        if let Some(before) = &self.replaced {
+            context.out.say(&replaced(&self.agent, service, before));
+        }
+    }
+}
+
+/// That a key has taken another's place, and the way back.
+pub fn replaced(agent: &str, service: &ServiceName, before: &CredentialSummary) -> String {
+    if before.made {
+        return format!("it replaces the {service} key that was made for {agent}, which is ended");
+    }
+    let version = before.version;
+    format!(
+        "it replaces version {version}, which is kept; to take that back:\n  \
+         agentkeys store {agent} {service} --roll-back"
+    )
+}
+
+/// Stores a key for an agent, which is made if need be.
 ///
 /// # Errors
 /// The backend refuses.
@@ -131,16 +166,18 @@ pub async fn store(
     context: &Context<'_>,
     agent: &AgentIdentity,
     pasted: &Pasted,
-) -> Result<String, CliError> {
+) -> Result<Stored, CliError> {
     let open = context.open().await?;
     let me = open.backend.who_am_i(open.token).await?;
     let shielding = open.backend.shielding_key().await?;
-    let (found, _) = find_or_make(context, agent).await?;
+    let (found, made) = find_or_make(context, agent).await?;
     let key = SecretBytes::new(pasted.value.as_bytes().to_vec());
     let sealed = seal_credential(shielding, me.account, found.wallet, &pasted.service, &key)?;
     let wallet = AgentIdentity::Wallet(found.wallet);
+    let before = open.backend.list_credentials(open.token, &wallet).await?;
     open.backend.store_credential(open.token, &wallet, &pasted.service, sealed).await?;
-    Ok(label(&found))
+    let replaced = before.into_iter().find(|one| one.service == pasted.service);
+    Ok(Stored { agent: label(&found), made, replaced })
 }
 
 /// A key that was moved, out of the vault.

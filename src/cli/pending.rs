@@ -43,6 +43,7 @@ impl super::Checked for Pending {
         }
         if waiting.is_empty() {
             context.out.say("nothing waits for an answer");
+            context.out.say("a new daemon's request is known by its code: agentkeys approve CODE");
             return Ok(Finish::Done);
         }
         // A request holds an address; people know names.

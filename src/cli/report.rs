@@ -162,7 +162,12 @@ pub fn render(problem: &Problem, colour: bool) -> String {
         detail = format!("{}: {detail}", shown(&problem.title));
     }
     let mut out = format!("{red}error:{plain} {detail}\n\n");
-    let docs = [shown(&problem.docs)];
+    let docs = [match problem.docs.split_once('#') {
+        Some((_, part)) => {
+            format!("{0}, or: agentkeys explain {1}", shown(&problem.docs), shown(part))
+        }
+        None => shown(&problem.docs),
+    }];
     // Where it stopped, unless the sentence says so itself.
     let step = problem.step.iter().filter(|step| !problem.detail.contains(step.as_str()));
     let step: Vec<String> = step.map(|step| shown(step)).collect();
@@ -202,7 +207,7 @@ mod tests {
   cause  revoked 2026-04-09 14:32:07 UTC by the master session on host "laptop"
   fix    agentkeys reinstate my-agent
          or pair it again: start its daemon, then agentkeys approve <code>
-  docs   docs/errors.md#denied
+  docs   docs/errors.md#denied, or: agentkeys explain denied
 "#;
         assert_eq!(render(&denied(), false), golden);
     }
@@ -233,7 +238,7 @@ mod tests {
         );
         let golden = "error: a\\u{1b}[2Jb\\u{d}\\u{a}c\n\n  cause  x\\u{202e}y\n         \
                       \\u{7}z\n  fix    run this\n         or that\\u{200b}\n  docs   \
-                      docs/errors.md#not_found\n";
+                      docs/errors.md#not_found, or: agentkeys explain not_found\n";
         assert_eq!(render(&problem, false), golden);
     }
 

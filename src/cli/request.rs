@@ -295,7 +295,7 @@ mod tests {
                 "wants: read openrouter",
                 "claimed: name \"my-bot\"",
                 "claimed: host \"laptop\"",
-                "claimed: user nothing",
+                "claimed: no user",
                 "seen: unix socket, uid 1000, program /bin/\\u{1b}[2Jnode",
                 &format!("key: {key}"),
                 &format!("account: {}, which is you", account()),

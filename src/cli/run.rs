@@ -180,7 +180,9 @@ pub fn names_of(
 pub fn read_env_file(path: &str) -> Result<Vec<(String, Value)>, Problem> {
     use std::io::Read as _;
     let unreadable = |why: String| {
-        usage("the environment file could not be read", why, "name a text file that you can read")
+        let shown = super::report::shown(path);
+        let detail = format!("the environment file {shown} could not be read");
+        usage(detail, why, "name a text file that you can read")
     };
     let mut text = Zeroizing::new(String::new());
     let file = std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
@@ -251,7 +253,10 @@ impl Run {
             }
         }
         if held.is_empty() && variables.is_empty() {
-            context.out.warn(&format!("{agent} has no keys; the program runs without any"));
+            context.out.warn(&format!(
+                "{agent} has no keys; the program runs without any. \
+                 Give it one: agentkeys store {agent} openrouter"
+            ));
         }
         Ok((agent, variables))
     }

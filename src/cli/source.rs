@@ -2,7 +2,7 @@
 //! session, or a daemon beside, which has the agent's own. The one place that tells them apart.
 use std::path::PathBuf;
 
-use super::agents::{about, choose};
+use super::agents::{about, about_service, choose};
 use super::context::{Context, Open};
 use super::report::CliError;
 use super::session::{Daemon, Defaults, WantedDaemon};
@@ -192,7 +192,7 @@ async fn read_at(
     service: &ServiceName,
 ) -> Result<SecretBytes, CliError> {
     let answer = open.backend.read_credential(open.token, agent, service).await;
-    Ok(about(context, agent, answer).await?)
+    Ok(about_service(context, agent, service, answer).await?)
 }
 
 fn held<T>(held: Held<T>) -> Result<T, CliError> {

@@ -5,9 +5,14 @@ use zeroize::Zeroizing;
 
 use super::agents::{about, agent_and_service, choose, count, find_or_make, label};
 use super::context::Context;
+use super::near::near;
+use super::pasted::replaced;
 use super::report::{CliError, usage};
 use super::secret_input::Source;
 use super::{Checked, Finish};
+use crate::client::config::Chooser;
+use crate::client::doctor::{RootKey, root_key};
+use crate::client::places::Places;
 use crate::client::sealing::seal_credential;
 use crate::core::backend::AgentSummary;
 use crate::core::catalog;
@@ -85,11 +90,37 @@ impl TryFrom<StoreArgs> for Store {
     }
 }
 
+/// Says, where an agent was just made, that the private backend's disk holds all that it takes to
+/// read the keys.
+async fn warn_of_root_key(context: &Context<'_>) {
+    let private =
+        context.link().await.is_ok_and(|link| link.chosen_by() == Chooser::Default.as_str());
+    let Ok(places) = Places::from_environment() else { return };
+    let key = private.then(|| root_key(places.data())).flatten();
+    if let Some(path) = key.filter(RootKey::is_in_the_clear).and_then(|key| key.path) {
+        context.out.warn(&format!(
+            "there is no keyring here: the key that encrypts the vault lies in {}, for whoever \
+             reads that disk; agentkeys doctor says more",
+            path.display()
+        ));
+    }
+}
+
+/// A service of the catalog that an unknown one is near to, by a slip of the fingers.
+fn like_a_known_one(service: &ServiceName) -> Option<&'static str> {
+    if catalog::find(service).is_some() {
+        return None;
+    }
+    near(service.as_str(), catalog::all().iter().map(|entry| entry.name.as_str())).first().copied()
+}
+
 #[derive(Serialize)]
 struct Stored<'a> {
     agent: String,
     wallet: String,
     agent_created: bool,
+    /// The version that it took the place of.
+    replaced: Option<u64>,
     service: &'a ServiceName,
     variable: String,
 }
@@ -141,12 +172,15 @@ impl Checked for Store {
         let sealed = read_and_seal(context, agent, &service, source).await?;
         let open = context.open().await?;
         let wallet = AgentIdentity::Wallet(sealed.agent.wallet);
+        let before = open.backend.list_credentials(open.token, &wallet).await?;
+        let before = before.into_iter().find(|one| one.service == service);
         open.backend.store_credential(open.token, &wallet, &service, sealed.bytes).await?;
         let name = label(&sealed.agent);
         if context.out.json {
             context.out.object(&Stored {
                 wallet: sealed.agent.wallet.to_string(),
                 agent_created: sealed.made,
+                replaced: before.as_ref().map(|one| one.version),
                 variable: catalog::variable_for(&service),
                 agent: name,
                 service: &service,
@@ -154,8 +188,17 @@ impl Checked for Store {
         } else {
             if sealed.made {
                 context.out.say(&format!("made agent {name} ({})", sealed.agent.wallet));
+                warn_of_root_key(context).await;
             }
             context.out.say(&format!("stored {service} for {name}"));
+            if let Some(before) = &before {
+                context.out.say(&replaced(&name, &service, before));
+            } else if let Some(meant) = like_a_known_one(&service) {
+                context.out.warn(&format!(
+                    "\"{service}\" is no service of the catalog; if you meant {meant}: \
+                     agentkeys delete {name} {service}"
+                ));
+            }
             let variable = catalog::variable_for(&service);
             context
                 .out

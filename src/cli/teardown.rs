@@ -14,7 +14,7 @@ use crate::core::problem::Problem;
 #[argh(
     description = "Ends an agent's access and deletes the agent with all its credentials. This \
                    cannot be undone; the record of what it did stays. At a terminal the agent's \
-                   name must be typed first.",
+                   name must be typed first; where there is none, nothing is asked.",
     note = "Keys that services made for it by their own interface are ended there too; \
             provisioner list shows what is still to be ended.",
     example = "agentkeys teardown my-agent",

@@ -105,6 +105,14 @@ fn word(action: Action) -> String {
         .unwrap_or_default()
 }
 
+/// The action; a use with what it was for.
+fn what(event: &Event) -> String {
+    match (event.action, &event.detail) {
+        (Action::Use, Some(detail)) => format!("use {detail}"),
+        _ => word(event.action),
+    }
+}
+
 fn who(event: &Event) -> String {
     let role = match event.by.role {
         Role::Master => "master",
@@ -141,7 +149,7 @@ fn row(entry: &Entry) -> Vec<String> {
     vec![
         time.strip_suffix(" UTC").unwrap_or(&time).to_owned(),
         agent.unwrap_or_else(|| "-".to_owned()),
-        word(event.action),
+        what(event),
         event.service.as_ref().map_or("-".to_owned(), |service| service.to_string()),
         outcome.to_owned(),
         who(event),
@@ -198,7 +206,7 @@ impl Checked for Usage {
             if rows.is_empty() {
                 out.say("no event yet");
             } else {
-                out.table(&HEAD, &rows)?;
+                out.table_keeping(&["TIME (UTC)", "RESULT"], &HEAD, &rows)?;
             }
         }
         if follow {

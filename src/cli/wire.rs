@@ -9,6 +9,7 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 use serde_json::json;
 
+use super::agents::about;
 use super::context::Context;
 use super::pasted::{self, Pasted};
 use super::report::{CliError, shown, usage};
@@ -237,8 +238,9 @@ impl Wire {
                     if !text.contains(one.value.as_str()) {
                         return Err(written_otherwise(&one.variable).into());
                     }
-                    let name = pasted::store(context, agent, &one).await?;
-                    let moved = Moved { agent: name, service: one.service.clone() };
+                    let stored = pasted::store(context, agent, &one).await?;
+                    stored.say(context, &one.service);
+                    let moved = Moved { agent: stored.agent, service: one.service.clone() };
                     secrets.push((one.value, moved));
                 }
             }
@@ -269,15 +271,13 @@ impl Wire {
         } else {
             let what = if changed { "is in" } else { "was there already, in" };
             context.out.say(&format!("{name} {what} {}", path.display()));
-            context.out.say(&format!("next: {}", self.app.then()));
+            context.out.say(&format!("next: {}", self.app.then(self.server.is_some())));
             if self.server.is_none() {
                 context
                     .out
                     .say("its first call shows a code; say yes to it: agentkeys approve CODE");
                 if let Some(agent) = &self.agent {
-                    context.out.say(&format!(
-                        "if {agent} has keys already: agentkeys approve CODE --as {agent}"
-                    ));
+                    say_whose(context, agent).await;
                 }
             }
         }
@@ -329,7 +329,8 @@ impl Wire {
         for moved in record.moved() {
             let (agent, service) = (&moved.agent, &moved.service);
             context.out.warn(&format!(
-                "the key of {service} stands in the file again; the vault keeps its copy for {agent}"
+                "the key of {service} stands in the file again; the vault keeps its copy for \
+                 {agent}, until: agentkeys delete {agent} {service}"
             ));
         }
         if context.out.json {
@@ -341,6 +342,25 @@ impl Wire {
             context.out.say(&format!("{name} {what} {}", path.display()));
         }
         Ok(Finish::Done)
+    }
+}
+
+/// Says what the daemon's name stands for: an agent that there is, or one that an approval makes.
+/// Where there is no master here, that is the master's to know.
+async fn say_whose(context: &Context<'_>, agent: &AgentIdentity) {
+    let Ok(open) = context.open().await else { return };
+    let answer = open.backend.resolve_identity(open.token, agent).await;
+    match about(context, agent, answer).await {
+        Ok(found) if found.revoked.is_some() => {
+            context.out.say(&format!("{agent} is revoked now: the approval gives it access again"));
+        }
+        Ok(_) => context.out.say(&format!("it asks whether the daemon is {agent}'s: say yes")),
+        Err(problem) if problem.code == Code::AgentNotFound => {
+            let meant = problem.fix.lines().find(|line| line.starts_with("did you mean"));
+            let meant = meant.map(|line| format!("; {line}")).unwrap_or_default();
+            context.out.say(&format!("there is no agent {agent} yet: that makes it{meant}"));
+        }
+        Err(_) => {}
     }
 }
 

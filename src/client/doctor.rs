@@ -357,8 +357,9 @@ async fn keyring_state(bus: Option<&BusAddress>) -> KeyringState {
     }
 }
 
-/// Reads what the store's `root.json` says of its key; it holds no secret.
-fn root_key(data: &Path) -> Option<RootKey> {
+/// How the private backend that keeps its data there keeps its root key, by the store's
+/// `root.json`, which holds no secret.
+pub fn root_key(data: &Path) -> Option<RootKey> {
     let bytes = files::read(&data.join("root.json"), MAX_ROOT).ok()??;
     let record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     let custody = record.get("custody")?;

@@ -31,6 +31,8 @@ pub enum Action {
     Store,
     /// An earlier version of a credential was brought back.
     RollBack,
+    /// A credential was deleted.
+    Delete,
     /// A credential's plaintext was handed out.
     Read,
     /// A credential was used by the backend in a request of its agent's.

@@ -159,6 +159,14 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
         service: &ServiceName,
     ) -> Answer<CredentialSummary>;
 
+    /// Deletes a credential with all its versions.
+    async fn delete_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<()>;
+
     /// What waits for an answer of this account.
     async fn list_pending(&self, session: &SessionToken) -> Answer<Vec<Pending>>;
 

@@ -110,7 +110,10 @@ impl FromStr for Alias {
         }
         let folded = text.to_ascii_lowercase();
         if looks_like_wallet(&folded) {
-            return Err(Malformed::new("alias", "may not look like a wallet address"));
+            return Err(Malformed::new(
+                "alias",
+                "may not look like a wallet address, which is 0x and 40 hex digits",
+            ));
         }
         // A trailing dot is the root in DNS, so `name.eth.` would be read as the ENS name.
         if folded.trim_end_matches('.').ends_with(".eth") {

@@ -123,6 +123,8 @@ routes! {
     CredentialReadAll "credential_read_all" "GET" "/credential/read-all";
     /// Brings the version before back.
     CredentialRollBack "credential_roll_back" "POST" "/credential/roll-back";
+    /// Deletes a credential.
+    CredentialDelete "credential_delete" "DELETE" "/credential";
     /// Deletes an agent and its credentials.
     CredentialTeardown "credential_teardown" "DELETE" "/credential/teardown";
     /// Reads the audit log.

@@ -121,6 +121,37 @@ fn teardown_deletes_all() {
 }
 
 #[test]
+fn delete_takes_one_key_and_wants_a_yes() {
+    let home = Home::new();
+    home.store("my-agent", "openrouter", KEY);
+    home.store("my-agent", "openruoter", KEY);
+    home.run(&["delete", "my-agent", "openruoter"]).exits(2).says("add --yes");
+    home.run(&["delete", "my-agent", "openruoter", "--yes"]).exits(0).says("has no openruoter key");
+    home.run(&["delete", "my-agent", "openruoter", "--yes"])
+        .exits(4)
+        .says("did you mean openrouter?")
+        .says("agentkeys list my-agent");
+    assert_eq!(home.run(&["read", "my-agent", "openrouter"]).exits(0).stdout, KEY);
+    let ran = home.run(&["usage", "--service", "openruoter"]).exits(0);
+    assert!(ran.stdout.contains("delete"), "{}", ran.stdout);
+}
+
+#[test]
+fn what_takes_another_s_place_says_so_and_how_to_take_it_back() {
+    let home = Home::new();
+    home.store("my-agent", "openrouter", KEY);
+    let file = home.path().join(".env");
+    std::fs::write(&file, "OPENROUTER_API_KEY=sk-or-v1-other\n").unwrap();
+    home.run(&["import", "my-agent", file.to_str().unwrap()])
+        .exits(0)
+        .says("it replaces version 1, which is kept")
+        .says("agentkeys store my-agent openrouter --roll-back");
+    home.run(&["store", "my-agent", "openrouter", "--roll-back"]).exits(0);
+    assert_eq!(home.run(&["read", "my-agent", "openrouter"]).exits(0).stdout, KEY);
+    home.run(&["import", file.to_str().unwrap(), "my-agent"]).exits(2).says("the agent first");
+}
+
+#[test]
 fn usage_shows_audit() {
     let home = Home::new();
     home.store("my-agent", "openrouter", KEY);

@@ -234,12 +234,15 @@ async fn hostile_claims_are_shown_harmlessly() {
     let otps: Vec<_> = ran.stderr.lines().filter(|line| line.starts_with("  OTP")).collect();
     assert_eq!(otps, [format!("  OTP        {}", child.opened.otp)], "{}", ran.stderr);
 
-    // A name that is taken goes to nobody, and is said before it is approved.
+    // A name that is taken goes to nobody by itself; what was asked stays to be answered.
     let child = Child::open(&http, pair("prod-bot", Scope::everything())).await;
+    let code = &child.opened.pair_code;
     desk.approve(&child, &[])
-        .exits(0)
-        .says("look out   you have an agent \"prod-bot\": this one will have no name")
-        .says("--alias NAME");
+        .exits(2)
+        .says("which agent is it? You have one that is called \"prod-bot\"")
+        .says(&format!("agentkeys approve {code} --as prod-bot"))
+        .says("--name ANOTHER");
+    desk.approve(&child, &["--name", "prod-bot-2"]).exits(0).says("prod-bot-2");
     let identity = "prod-bot".parse().unwrap();
     let details = Recover { agent: identity, host: claim("\u{3c1}rod"), user: None };
     let child = Child::open(&http, Details::Recover(details)).await;

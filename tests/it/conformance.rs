@@ -160,6 +160,9 @@ async fn credentials(backend: &dyn AccountBackend) {
     let all = backend.read_all(&home.session, &id("one")).await.expect("released");
     let all: Vec<_> = all.iter().map(|one| one.credential.expose().len()).collect();
     assert_eq!(all, [MAX_CREDENTIAL, 4]);
+    let large = service("large");
+    backend.delete_credential(&home.session, &agent, &large).await.expect("deleted");
+    assert_eq!(problem(read("one", "large").await).code, Code::NotFound);
 }
 
 async fn scopes_and_children(backend: &dyn AccountBackend) {

@@ -341,6 +341,35 @@ async fn the_last_five_versions_are_kept_and_come_back() {
 }
 
 #[tokio::test]
+async fn a_credential_that_is_deleted_leaves_nothing_behind_and_others_untouched() {
+    let env = TestEnv::new().await;
+    let alice = env.master("alice").await;
+    alice.agent("my-agent").await;
+    let bare = env.rows().await.into_iter().filter(|(key, _)| b"CVH".contains(&key[0])).count();
+    alice.store("my-agent", "github", b"ghp").await;
+    alice.store("my-agent", "openrouter", b"sk-1").await;
+    alice.store("my-agent", "openrouter", b"sk-2").await;
+    let child = alice.child("my-agent", Scope::everything()).await;
+    let delete = async |home: &Master, name| {
+        home.backend.delete_credential(&home.session, &id("my-agent"), &service(name)).await
+    };
+    assert_eq!(code(delete(&child, "openrouter").await), Code::Denied, "a master's act");
+    assert_eq!(alice.read("my-agent", "openrouter").await, b"sk-2");
+    delete(&alice, "openrouter").await.expect("it is there");
+    assert_eq!(code(alice.try_read("my-agent", "openrouter").await), Code::NotFound);
+    assert_eq!(code(delete(&alice, "openrouter").await), Code::NotFound);
+    assert_eq!(alice.read("my-agent", "github").await, b"ghp");
+    delete(&alice, "github").await.expect("it is there");
+    let left = env.rows().await.into_iter().filter(|(key, _)| b"CVH".contains(&key[0])).count();
+    assert_eq!(left, bare, "no version and no note of who has one");
+    // What is stored afterwards begins anew: no version of before comes back.
+    alice.store("my-agent", "openrouter", b"sk-3").await;
+    let (agent, name) = (id("my-agent"), service("openrouter"));
+    let back = alice.backend.roll_back_credential(&alice.session, &agent, &name);
+    assert_eq!(code(back.await), Code::NotFound);
+}
+
+#[tokio::test]
 async fn a_credential_has_1_to_65536_bytes() {
     let env = TestEnv::new().await;
     let alice = provisioned(&env).await;

@@ -105,6 +105,8 @@ async fn round_trip(server: &Server, to: &HttpBackend) {
     let back = to.roll_back_credential(&session, &agent, &service).await.unwrap();
     assert_eq!(back, credential_summary());
     said(format!("roll_back_credential {agent:?} {service:?}"));
+    to.delete_credential(&session, &agent, &service).await.unwrap();
+    said(format!("delete_credential {agent:?} {service:?}"));
 
     let filter = AuditFilter {
         agent_id: Some(mail.clone()),

@@ -186,7 +186,9 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
             Route::CredentialRead => {
                 (session.expose(), "?agent_id=a&service=x".to_owned(), Value::Null)
             }
-            Route::CredentialRollBack => (session.expose(), String::new(), of_service.clone()),
+            Route::CredentialRollBack | Route::CredentialDelete => {
+                (session.expose(), String::new(), of_service.clone())
+            }
             Route::AuditQuery => (
                 session.expose(),
                 "?agent_id=a&service=x&action=read&outcome=denied&since=2026-01-01T00:00:00Z\

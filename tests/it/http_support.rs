@@ -608,6 +608,15 @@ impl AccountBackend for Fake {
         Ok(credential_summary())
     }
 
+    async fn delete_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<()> {
+        self.note(session, format!("delete_credential {agent:?} {service:?}"))
+    }
+
     async fn list_pending(&self, session: &SessionToken) -> Answer<Vec<Pending>> {
         self.note(session, "list_pending".into())?;
         Ok(vec![pending()])

@@ -291,6 +291,15 @@ async fn a_key_that_is_stored_over_a_made_one_stays_and_the_made_one_is_ended() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_made_key_that_is_deleted_is_ended_at_its_service() {
+    let scene = Scene::new().await;
+    scene.made("bot").await;
+    let (bot, name) = (id("bot"), service("openrouter"));
+    scene.ada.backend.delete_credential(&scene.ada.session, &bot, &name).await.unwrap();
+    scene.all_ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_set_up_is_not_forgotten_while_keys_are_left_unless_they_are_abandoned() {
     let scene = Scene::new().await;
     scene.made("bot").await;

@@ -1,4 +1,4 @@
-//! `/credential` and `/credentials`: list, store, read, read all, roll back, tear down.
+//! `/credential` and `/credentials`: list, store, read, read all, roll back, delete, tear down.
 use super::call::Call;
 use super::reply::Reply;
 use crate::core::backend::AccountBackend;
@@ -19,6 +19,8 @@ pub enum Action {
     ReadAll(SessionToken, AgentIdentity),
     /// Bring the version before back.
     RollBack(SessionToken, AgentIdentity, ServiceName),
+    /// Delete one, with its versions.
+    Delete(SessionToken, AgentIdentity, ServiceName),
     /// Delete the agent and all it has.
     Teardown(SessionToken, AgentIdentity),
 }
@@ -54,8 +56,15 @@ pub fn read_all(call: &Call<'_>) -> Answer<Action> {
 /// `POST /credential/roll-back`.
 pub fn roll_back(call: &Call<'_>) -> Answer<Action> {
     let session = call.session()?;
-    let request: wire::RollBack = call.json()?;
+    let request: wire::OneCredential = call.json()?;
     Ok(Action::RollBack(session, request.agent_id, request.service))
+}
+
+/// `DELETE /credential`.
+pub fn delete(call: &Call<'_>) -> Answer<Action> {
+    let session = call.session()?;
+    let request: wire::OneCredential = call.json()?;
+    Ok(Action::Delete(session, request.agent_id, request.service))
 }
 
 /// `DELETE /credential/teardown`.
@@ -98,6 +107,10 @@ impl Action {
             }
             Self::RollBack(session, agent, service) => {
                 Reply::json(&backend.roll_back_credential(&session, &agent, &service).await?)
+            }
+            Self::Delete(session, agent, service) => {
+                backend.delete_credential(&session, &agent, &service).await?;
+                Ok(Reply::done())
             }
             Self::Teardown(session, agent) => {
                 backend.teardown_agent(&session, &agent).await?;

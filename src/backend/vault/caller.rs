@@ -326,6 +326,18 @@ impl AccountBackend for Caller {
         })
     }
 
+    async fn delete_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<()> {
+        until_done!({
+            let access = self.access(session).await?;
+            self.vault.delete_credential(&access, agent, service).await?
+        })
+    }
+
     async fn list_pending(&self, session: &SessionToken) -> Answer<Vec<Pending>> {
         let access = self.access(session).await?;
         self.vault.list_pending(&access).await

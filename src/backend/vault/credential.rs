@@ -1,4 +1,4 @@
-//! Credentials: stored, handed out, listed, rolled back. A plaintext leaves only after the
+//! Credentials: stored, handed out, listed. A plaintext leaves only after the
 //! commit that records it, and that commit checks that nothing it was allowed by has changed.
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::core::secret::{Key32, SecretBytes};
 use crate::core::set_back::is_set_back;
 
 /// Versions that are kept besides the current one.
-const KEPT_VERSIONS: u64 = 5;
+pub const KEPT_VERSIONS: u64 = 5;
 
 /// A refusal, and whether somebody was denied, which is on record.
 pub enum Refusal {
@@ -58,7 +58,7 @@ fn not_given(agent: &AgentRow, service: &ServiceName) -> Problem {
     )
 }
 
-fn not_stored(agent: &AgentRow, service: &ServiceName) -> Problem {
+pub fn not_stored(agent: &AgentRow, service: &ServiceName) -> Problem {
     let name = agent.name();
     Problem::new(
         Code::NotFound,
@@ -427,60 +427,6 @@ impl Inner {
             .collect();
         list.sort_by(|a, b| a.service.cmp(&b.service));
         Ok(list)
-    }
-
-    pub async fn roll_back(
-        &self,
-        access: &Access,
-        identity: &AgentIdentity,
-        service: &ServiceName,
-    ) -> Answer<Option<CredentialSummary>> {
-        access.master()?;
-        let agent = self.target(access, identity).await?;
-        let key = self.credential_key(&agent.row, service);
-        let current = self
-            .load::<CredentialRow>(key.clone())
-            .await?
-            .ok_or_else(|| not_stored(&agent.row, service))?;
-        let none_kept = || {
-            Problem::new(
-                Code::NotFound,
-                format!("no earlier version of \"{service}\""),
-                "only versions that were replaced are kept, and the last few of them",
-                "store the credential again",
-            )
-        };
-        if current.row.oldest == current.row.version {
-            return Err(none_kept());
-        }
-        // The version before comes back as a new one, so that this too can be undone.
-        let mac = self.service_mac(service);
-        let (account, wallet) = (agent.row.account, agent.row.wallet);
-        let before = keys::version(account, wallet, &mac, current.row.version - 1);
-        let before = self.load::<CredentialRow>(before).await?.ok_or_else(none_kept)?;
-        let version = current.row.version + 1;
-        let oldest = current.row.oldest.max(version.saturating_sub(KEPT_VERSIONS));
-        let row = CredentialRow {
-            service: service.clone(),
-            version,
-            oldest,
-            stored_at: access.now,
-            secret: before.row.secret.clone(),
-            origin: None,
-        };
-        let mut proposal = access.unchanged();
-        proposal.checks.extend([agent.unchanged(), current.unchanged(), before.unchanged()]);
-        let kept = keys::version(account, wallet, &mac, current.row.version);
-        proposal.writes.push(self.put(kept, &*current.row)?);
-        proposal.writes.extend(
-            (current.row.oldest..oldest)
-                .map(|gone| Write::Delete(keys::version(account, wallet, &mac, gone))),
-        );
-        proposal.writes.push(self.put(key, &row)?);
-        let event = access.event(Action::RollBack, Outcome::Allowed).of(&agent.row);
-        let detail = format!("version {} is version {} again", version, current.row.version - 1);
-        proposal.events.push(event.service(service).detail(detail));
-        Ok(self.propose(proposal).await?.then(|| summary(&row)))
     }
 }
 

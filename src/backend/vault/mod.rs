@@ -39,6 +39,7 @@ mod terminals;
 mod turns;
 mod using;
 mod verdict;
+mod versions;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};

@@ -410,8 +410,19 @@ impl AccountBackend for HttpBackend {
         agent: &AgentIdentity,
         service: &ServiceName,
     ) -> Answer<CredentialSummary> {
-        let request = wire::RollBack { agent_id: agent.clone(), service: service.clone() };
+        let request = wire::OneCredential { agent_id: agent.clone(), service: service.clone() };
         self.post(Route::CredentialRollBack, session, &request).await
+    }
+
+    async fn delete_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<()> {
+        let request = wire::OneCredential { agent_id: agent.clone(), service: service.clone() };
+        let wire::Done {} = self.post(Route::CredentialDelete, session, &request).await?;
+        Ok(())
     }
 
     async fn list_pending(&self, session: &SessionToken) -> Answer<Vec<Pending>> {

@@ -82,9 +82,12 @@ impl App {
         })
     }
 
-    /// What the user does so that it takes notice.
-    pub const fn then(self) -> &'static str {
+    /// What the user does so that it takes notice of a server, new or there already.
+    pub const fn then(self, was_there: bool) -> &'static str {
         match self {
+            Self::Cursor if was_there => {
+                "start Cursor again, or switch it off and on in its settings"
+            }
             Self::ClaudeCode => "start claude again; /mcp shows it",
             Self::ClaudeDesktop => "quit Claude Desktop and start it again",
             Self::Cursor => "open Cursor's settings, Tools & MCP, and switch it on",

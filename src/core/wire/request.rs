@@ -190,10 +190,10 @@ pub struct OneService {
     pub service: ServiceName,
 }
 
-/// `POST /credential/roll-back`.
+/// `POST /credential/roll-back` and `DELETE /credential`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RollBack {
+pub struct OneCredential {
     /// Whose.
     pub agent_id: AgentIdentity,
     /// For which service.
