@@ -23,6 +23,7 @@ use crate::core::catalog::bases_for;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Code, Problem};
 use crate::core::scope::Scope;
+use crate::core::terms::Exposure;
 use crate::harden::ProcessHandle;
 
 /// Variables that name hosts which no proxy is asked for; both spellings are read.
@@ -67,7 +68,12 @@ pub async fn run(
     let port = listener.local_addr().map_err(no_listener)?.port();
     // A session of the run's own, which reads nothing but what the run uses, and ends with it.
     let services: BTreeSet<_> = plan.services.iter().map(|one| one.service.clone()).collect();
-    let scope = Scope { services: Some(services), read_only: true, ..Scope::everything() };
+    let scope = Scope {
+        services: Some(services),
+        read_only: true,
+        expose: Some(Exposure::Broker),
+        ..Scope::everything()
+    };
     let minted = open.backend.create_child_session(open.token, Some(&agent), scope).await?;
     let wallet = minted.wallet;
     let name = agents.iter().find(|one| one.wallet == wallet).map_or(agent.to_string(), label);

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::agents::maybe_agent;
 use super::context::Context;
+use super::expose::in_words;
 use super::report::CliError;
 use super::source::{self, Source};
 use super::{Checked, Finish};
@@ -13,6 +14,7 @@ use crate::core::backend::CredentialSummary;
 use crate::core::catalog;
 use crate::core::identity::AgentIdentity;
 use crate::core::problem::Problem;
+use crate::core::terms::Exposure;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -111,6 +113,17 @@ async fn services(context: &Context<'_>, source: Source<'_>) -> Result<(), CliEr
         })
         .collect();
     context.out.table(&["SERVICE", "VARIABLE", "VERSION", "STORED"], &rows)?;
+    for credential in &credentials {
+        let (service, terms) = (&credential.service, &credential.terms);
+        if terms.exposure() < Exposure::Reveal {
+            context.out.say(&format!("{service} is {}", in_words(terms.exposure())));
+        }
+        if !terms.rules.is_empty() {
+            let count = terms.rules.len();
+            let rules = if count == 1 { "a rule".to_owned() } else { format!("{count} rules") };
+            context.out.say(&format!("{service} has {rules}: agentkeys rule {agent} {service}"));
+        }
+    }
     for credential in credentials.iter().filter(|credential| credential.made) {
         let until = credential.expires_at.map_or_else(String::new, |end| {
             format!("; it holds until {}, and is renewed when it is read", end.for_people())

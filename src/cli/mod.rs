@@ -41,6 +41,7 @@ pub mod delete;
 pub mod deny;
 pub mod doctor;
 pub mod explain;
+pub mod expose;
 pub mod feedback;
 pub mod fund;
 pub mod import;
@@ -58,6 +59,7 @@ pub mod quickstart;
 pub mod read;
 pub mod reinstate;
 pub mod revoke;
+pub mod rule;
 pub mod run;
 pub mod scope;
 pub mod seal;
@@ -175,6 +177,8 @@ pub const COMMANDS: &[Command] = &[
     command!("pending", Agents, pending::Pending),
     command!("deny", Agents, deny::Deny),
     command!("scope", Agents, scope::SetScope),
+    command!("expose", Agents, expose::Expose),
+    command!("rule", Agents, rule::SetRules),
     command!("revoke", Agents, revoke::Revoke),
     command!("reinstate", Agents, reinstate::Reinstate),
     command!("teardown", Agents, teardown::Teardown),

@@ -20,6 +20,7 @@ use crate::core::catalog::{self, is_variable, variable_for};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Code, Problem};
 use crate::core::secret::SecretBytes;
+use crate::core::terms::Exposure;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -228,19 +229,29 @@ impl Run {
             }
         }
         let services: Vec<ServiceName> = held.keys().cloned().collect();
+        if !only {
+            let (agent, all) = source.list(context).await?;
+            let kept = all.iter().filter(|one| one.terms.exposure() < Exposure::Inject);
+            for service in kept.map(|one| &one.service) {
+                context.out.warn(&format!(
+                    "{service} is used by the gateway only, so the program does not get it: \
+                     agentkeys run --broker {agent} -- ..."
+                ));
+            }
+        }
         let from_project = if only { Vec::new() } else { project.variables };
         let wanted = names_of(&[from_project, from_file, named], &services, only);
         for (name, service) in wanted {
             if !held.contains_key(&service) {
                 // The backend says why it is not among them, and puts the attempt on record.
-                let key = source.read(context, &service).await?;
+                let key = source.inject(context, None, &service).await?;
                 held.insert(service.clone(), key);
             }
             let key = held.get(&service).ok_or_else(Problem::internal)?;
             insert(&mut variables, name, &service, key)?;
         }
         for (name, other, service) in others {
-            let key = source.read_of(context, &other, &service).await?;
+            let key = source.inject(context, Some(&other), &service).await?;
             insert(&mut variables, name, &service, &key)?;
         }
         let agent = source.agent().await?;

@@ -13,6 +13,7 @@ use crate::core::backend::{AgentSummary, CredentialSummary};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Problem;
 use crate::core::scope::Scope;
+use crate::core::terms::Exposure;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -28,7 +29,8 @@ use crate::core::scope::Scope;
     example = "agentkeys scope my-agent --read-only",
     example = "agentkeys scope my-agent --no-services",
     example = "agentkeys scope my-agent --all-services --read-write",
-    example = "agentkeys scope my-agent --provision openrouter"
+    example = "agentkeys scope my-agent --provision openrouter",
+    example = "agentkeys scope my-agent --expose broker"
 )]
 /// see above
 pub struct ScopeArgs {
@@ -53,6 +55,9 @@ pub struct ScopeArgs {
     /// no key may be made for it
     #[argh(switch)]
     no_provision: bool,
+    /// how far any key of it is shown at most: broker, inject or reveal
+    #[argh(option, arg_name = "tier")]
+    expose: Option<String>,
     /// agent
     #[argh(positional, arg_name = "[agent]")]
     words: Vec<String>,
@@ -64,11 +69,12 @@ struct Change {
     services: Option<Option<BTreeSet<ServiceName>>>,
     provision: Option<BTreeSet<ServiceName>>,
     read_only: Option<bool>,
+    expose: Option<Exposure>,
 }
 
 impl Change {
     fn is_none(&self) -> bool {
-        *self == Self { services: None, provision: None, read_only: None }
+        *self == Self { services: None, provision: None, read_only: None, expose: None }
     }
 
     fn of(&self, now: &Scope) -> Scope {
@@ -76,6 +82,8 @@ impl Change {
             services: self.services.clone().unwrap_or_else(|| now.services.clone()),
             provision: self.provision.clone().unwrap_or_else(|| now.provision.clone()),
             read_only: self.read_only.unwrap_or(now.read_only),
+            // As far as it goes is no limit.
+            expose: self.expose.or(now.expose).filter(|tier| *tier < Exposure::Reveal),
         }
     }
 }
@@ -128,7 +136,8 @@ impl TryFrom<ScopeArgs> for SetScope {
                 ));
             }
         };
-        Ok(Self { agent, change: Change { services, provision, read_only } })
+        let expose = raw.expose.map(|text| text.parse()).transpose()?;
+        Ok(Self { agent, change: Change { services, provision, read_only, expose } })
     }
 }
 
@@ -253,6 +262,7 @@ mod tests {
             read_write: false,
             provision: None,
             no_provision: false,
+            expose: None,
             words: vec!["my-agent".to_owned()],
         }
     }
@@ -304,6 +314,7 @@ mod tests {
                 stored_at: Timestamp(0),
                 expires_at: None,
                 made: false,
+                terms: Default::default(),
             })
             .into();
         let lie = |text| {

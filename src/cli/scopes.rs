@@ -1,5 +1,6 @@
 //! Scopes as people write and compare them: the lists of the command line, and what one scope
 //! allows beyond another.
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use crate::core::identity::ServiceName;
@@ -57,7 +58,7 @@ pub fn short_form(field: &str, text: &str) -> Result<Scope, Problem> {
         "" if !provision.is_empty() => Some(provision.clone()),
         list => Some(&services(field, list)? | &provision),
     };
-    Ok(Scope { services, provision, read_only })
+    Ok(Scope { services, provision, read_only, expose: None })
 }
 
 /// What `to` allows that `from` does not, and the other way round, in words.
@@ -78,6 +79,12 @@ pub fn difference(from: &Scope, to: &Scope) -> Difference {
         (true, false) => added.push("to store".to_owned()),
         (false, true) => taken.push("to store".to_owned()),
         _ => {}
+    }
+    let (before, after) = (from.exposure(), to.exposure());
+    match before.cmp(&after) {
+        Ordering::Less => added.push(format!("keys shown as far as {after}")),
+        Ordering::Greater => taken.push(format!("keys shown further than {after}")),
+        Ordering::Equal => {}
     }
     Difference { added, taken }
 }

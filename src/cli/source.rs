@@ -125,26 +125,35 @@ impl<'a> Source<'a> {
         service: &ServiceName,
     ) -> Result<SecretBytes, CliError> {
         match self {
-            Self::Backend { open, agent } => read_at(context, *open, agent, service).await,
+            Self::Backend { open, agent } => {
+                let answer = open.backend.read_credential(open.token, agent, service).await;
+                Ok(about_service(context, agent, service, answer).await?)
+            }
             Self::Daemon { daemon, .. } => held(daemon.holder.read(service).await),
         }
     }
 
-    /// One key of an agent that is named beside this one's.
+    /// One key for a program's environment: the agent's, or that of another which is named.
     ///
     /// # Errors
     /// Those of [`Self::read`]; a daemon has one agent's keys only.
-    pub async fn read_of(
+    pub async fn inject(
         &self,
         context: &Context<'_>,
-        other: &AgentIdentity,
+        other: Option<&AgentIdentity>,
         service: &ServiceName,
     ) -> Result<SecretBytes, CliError> {
         match self {
-            Self::Backend { open, .. } => read_at(context, *open, other, service).await,
+            Self::Backend { open, agent } => {
+                let agent = other.unwrap_or(agent);
+                let answer = open.backend.inject_credential(open.token, agent, service).await;
+                Ok(about_service(context, agent, service, answer).await?)
+            }
             Self::Daemon { daemon, .. } => {
-                check(daemon, other).await?;
-                held(daemon.holder.read(service).await)
+                if let Some(other) = other {
+                    check(daemon, other).await?;
+                }
+                held(daemon.holder.inject(service).await)
             }
         }
     }
@@ -183,16 +192,6 @@ impl<'a> Source<'a> {
             }
         }
     }
-}
-
-async fn read_at(
-    context: &Context<'_>,
-    open: Open<'_>,
-    agent: &AgentIdentity,
-    service: &ServiceName,
-) -> Result<SecretBytes, CliError> {
-    let answer = open.backend.read_credential(open.token, agent, service).await;
-    Ok(about_service(context, agent, service, answer).await?)
 }
 
 fn held<T>(held: Held<T>) -> Result<T, CliError> {

@@ -18,6 +18,7 @@ use crate::core::backend::AgentSummary;
 use crate::core::catalog;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Problem;
+use crate::core::terms::{Exposure, TermsChange};
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -30,6 +31,7 @@ use crate::core::problem::Problem;
     example = "pass show openrouter | agentkeys store my-agent openrouter -",
     example = "agentkeys store my-agent github --from-env GITHUB_TOKEN",
     example = "agentkeys store my-agent pem --from-file key.pem",
+    example = "agentkeys store my-agent openrouter --expose broker",
     example = "agentkeys store my-agent openrouter --roll-back"
 )]
 /// see above
@@ -40,6 +42,9 @@ pub struct StoreArgs {
     /// read the key from an environment variable
     #[argh(option, arg_name = "name")]
     from_env: Option<String>,
+    /// how far it is shown: broker, inject or reveal
+    #[argh(option, arg_name = "tier")]
+    expose: Option<String>,
     /// bring the version before the current one back
     #[argh(switch)]
     roll_back: bool,
@@ -52,6 +57,7 @@ pub struct StoreArgs {
 pub struct Store {
     agent: Option<AgentIdentity>,
     service: ServiceName,
+    expose: Option<Exposure>,
     /// `None` brings the version before the current one back.
     source: Option<Source>,
 }
@@ -86,7 +92,15 @@ impl TryFrom<StoreArgs> for Store {
                 ));
             }
         };
-        Ok(Self { agent, service, source })
+        let expose = raw.expose.map(|text| text.parse()).transpose()?;
+        if source.is_none() && expose.is_some() {
+            return Err(usage(
+                "--roll-back and --expose exclude each other",
+                "--roll-back changes the key alone",
+                "agentkeys expose my-agent openrouter broker",
+            ));
+        }
+        Ok(Self { agent, service, expose, source })
     }
 }
 
@@ -165,13 +179,18 @@ impl Checked for Store {
     type Raw = StoreArgs;
 
     async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
-        let Self { agent, service, source } = self;
+        let Self { agent, service, expose, source } = self;
         let Some(source) = source else {
             return roll_back(context, agent, &service).await;
         };
         let sealed = read_and_seal(context, agent, &service, source).await?;
         let open = context.open().await?;
         let wallet = AgentIdentity::Wallet(sealed.agent.wallet);
+        if expose.is_some() {
+            // First, so that the key is shown no further for a moment.
+            let change = TermsChange { expose, rules: None };
+            open.backend.set_terms(open.token, &wallet, &service, change).await?;
+        }
         let before = open.backend.list_credentials(open.token, &wallet).await?;
         let before = before.into_iter().find(|one| one.service == service);
         open.backend.store_credential(open.token, &wallet, &service, sealed.bytes).await?;
@@ -200,9 +219,10 @@ impl Checked for Store {
                 ));
             }
             let variable = catalog::variable_for(&service);
-            context
-                .out
-                .say(&format!("programs find it as {variable}: agentkeys run {name} -- ..."));
+            let broker = if expose == Some(Exposure::Broker) { " --broker" } else { "" };
+            context.out.say(&format!(
+                "programs find it as {variable}: agentkeys run{broker} {name} -- ..."
+            ));
         }
         Ok(Finish::Done)
     }
@@ -237,6 +257,7 @@ mod tests {
         Store::try_from(StoreArgs {
             from_file: None,
             from_env: None,
+            expose: None,
             roll_back: false,
             words: words.iter().map(|word| (*word).to_owned()).collect(),
         })

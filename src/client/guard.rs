@@ -85,6 +85,11 @@ impl Guard for MasterGuard {
                 {
                     Ok(())
                 }
+                (Err(problem), Act::SetTerms { change, .. })
+                    if is_set_back(&problem) && change.only_narrows() =>
+                {
+                    Ok(())
+                }
                 (looked, _) => looked.map(drop),
             },
             // Every answer to a master has one, and who the master is was asked before.

@@ -280,6 +280,11 @@ impl SessionHolder for HolderClient {
         self.ask::<Shown<SecretBytes>>(ask, PATIENCE).await.map(|Shown(credential)| credential)
     }
 
+    async fn inject(&self, service: &ServiceName) -> Held<SecretBytes> {
+        let ask = Question::Inject { service: service.clone() };
+        self.ask::<Shown<SecretBytes>>(ask, PATIENCE).await.map(|Shown(credential)| credential)
+    }
+
     async fn read_all(&self) -> Held<Vec<Release>> {
         let rows: Vec<Released> = self.ask(Question::ReadAll {}, PATIENCE).await?;
         Ok(rows.into_iter().map(Release::from).collect())

@@ -31,6 +31,8 @@ pub enum Action {
     Store,
     /// An earlier version of a credential was brought back.
     RollBack,
+    /// The terms of a credential were set.
+    Terms,
     /// A credential was deleted.
     Delete,
     /// A credential's plaintext was handed out.

@@ -21,6 +21,7 @@ use super::scope::Scope;
 use super::secret::SecretBytes;
 use super::set_back::Compared;
 use super::sign_in::{Flow, SignInStart};
+use super::terms::{Terms, TermsChange};
 use super::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use super::types::{ChildKeys, Hash32, RequestId};
 
@@ -147,7 +148,17 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
         agent: &AgentIdentity,
     ) -> Answer<Vec<CredentialSummary>>;
 
-    /// All of an agent's credentials that its scope allows, one audit event each.
+    /// One credential, for the environment of a program: what may be injected, and need not be
+    /// revealed.
+    async fn inject_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<SecretBytes>;
+
+    /// All of an agent's credentials that its scope allows and that may be injected, for the
+    /// environment of a program; one audit event each.
     async fn read_all(&self, session: &SessionToken, agent: &AgentIdentity)
     -> Answer<Vec<Release>>;
 
@@ -158,6 +169,16 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
         agent: &AgentIdentity,
         service: &ServiceName,
     ) -> Answer<CredentialSummary>;
+
+    /// Sets on what terms an agent has a credential, which need not be there yet; gives them as
+    /// they are then. A change of nothing shows them.
+    async fn set_terms(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+        change: TermsChange,
+    ) -> Answer<Terms>;
 
     /// Deletes a credential with all its versions.
     async fn delete_credential(

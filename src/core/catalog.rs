@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use super::identity::ServiceName;
+use super::rule::Rule;
 
 /// One service.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -28,6 +29,10 @@ pub struct Service {
     pub bases: BTreeMap<String, String>,
     /// How the key travels in a request.
     pub sent: Sent,
+    /// Endpoints that make or show keys, which no request reaches unless a rule of the credential
+    /// names it.
+    #[serde(default)]
+    pub guarded: Vec<Rule>,
     /// What a key looks like; absent where nobody promises anything.
     #[serde(default)]
     pub key: Option<KeyShape>,

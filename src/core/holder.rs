@@ -197,7 +197,10 @@ pub trait SessionHolder: Send + Sync {
     /// One credential's plaintext. Opens a request where there is no session.
     async fn read(&self, service: &ServiceName) -> Held<SecretBytes>;
 
-    /// All the agent's credentials inside the scope.
+    /// One credential, for the environment of a program.
+    async fn inject(&self, service: &ServiceName) -> Held<SecretBytes>;
+
+    /// All the agent's credentials inside the scope, for the environment of a program.
     async fn read_all(&self) -> Held<Vec<Release>>;
 
     /// Which credentials there are.
@@ -240,6 +243,11 @@ pub enum Question {
     },
     /// See [`SessionHolder::read`].
     Read {
+        /// Of which service.
+        service: ServiceName,
+    },
+    /// See [`SessionHolder::inject`].
+    Inject {
         /// Of which service.
         service: ServiceName,
     },

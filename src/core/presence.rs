@@ -19,6 +19,7 @@ use super::payment::{Amount, Layer};
 use super::provision::NewProvider;
 use super::scope::Scope;
 use super::secret::{Key32, SecretBytes};
+use super::terms::TermsChange;
 use super::types::{
     Challenge, Hash32, Malformed, PublicKey, RequestId, Salt, Signature, Timestamp,
 };
@@ -149,6 +150,15 @@ pub enum Act<'a> {
         /// What it may do.
         scope: &'a Scope,
     },
+    /// Wider terms of a credential.
+    SetTerms {
+        /// Whose.
+        agent: &'a AgentIdentity,
+        /// For which service.
+        service: &'a ServiceName,
+        /// What is changed.
+        change: &'a TermsChange,
+    },
     /// Giving a revoked agent its right back.
     Reinstate {
         /// Which.
@@ -198,6 +208,7 @@ impl Act<'_> {
             Self::ReadAll { .. } => "read-all",
             Self::Child { .. } => "session-child",
             Self::SetScope { .. } => "set-scope",
+            Self::SetTerms { .. } => "set-terms",
             Self::Reinstate { .. } => "reinstate",
             Self::Link { .. } => "link",
             Self::SetProvider { .. } => "set-provider",
@@ -215,6 +226,9 @@ impl Act<'_> {
             Self::ReadAll { agent } => format!("hand out the keys of {agent}"),
             Self::Child { .. } => "make a session for an agent".to_owned(),
             Self::SetScope { agent, .. } => format!("let {agent} do more"),
+            Self::SetTerms { agent, service, .. } => {
+                format!("let {agent} do more with {service}")
+            }
             Self::Reinstate { agent } => format!("reinstate {agent}"),
             Self::Link { agent, identity } => format!("link {identity} to {agent}"),
             Self::SetProvider { service, .. } => format!("set up how keys of {service} are got"),
@@ -243,6 +257,10 @@ impl Act<'_> {
                 frame.optional(agent.map(text).as_deref()).field(&scope_bytes(scope))
             }
             Self::SetScope { agent, scope } => frame.field(&text(agent)).field(&scope_bytes(scope)),
+            Self::SetTerms { agent, service, change } => frame
+                .field(&text(agent))
+                .field(service.as_str().as_bytes())
+                .field(&cbor::to_canonical(change).expect(plain)),
             Self::Link { agent, identity } => frame.field(&text(agent)).field(&text(identity)),
             Self::SetProvider { service, provider } => frame
                 .field(service.as_str().as_bytes())

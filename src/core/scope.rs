@@ -7,6 +7,7 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::identity::ServiceName;
+use super::terms::Exposure;
 
 /// Most services one scope may name.
 pub const MAX_SERVICES: usize = 256;
@@ -24,18 +25,27 @@ pub struct Scope {
     /// Whether storing is refused.
     #[serde(default)]
     pub read_only: bool,
+    /// How far its credentials are shown at most, whatever their own terms say; absent: no less
+    /// than those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expose: Option<Exposure>,
 }
 
 impl Scope {
     /// Every service that the agent has, reading and storing. Getting keys is not in it: that
     /// can cost money, so each service is named.
     pub const fn everything() -> Self {
-        Self { services: None, provision: BTreeSet::new(), read_only: false }
+        Self { services: None, provision: BTreeSet::new(), read_only: false, expose: None }
     }
 
     /// Whether credentials of `service` are inside this scope.
     pub fn allows(&self, service: &ServiceName) -> bool {
         self.services.as_ref().is_none_or(|services| services.contains(service))
+    }
+
+    /// How far credentials are shown at most.
+    pub fn exposure(&self) -> Exposure {
+        self.expose.unwrap_or(Exposure::Reveal)
     }
 
     /// Whether a key of `service` may be made for who has this scope.
@@ -66,7 +76,11 @@ impl Scope {
             (Some(a), Some(b)) => Some(a.intersection(b).cloned().collect()),
         };
         let provision = self.provision.intersection(&other.provision).cloned().collect();
-        Self { services, provision, read_only: self.read_only || other.read_only }
+        let expose = match (self.expose, other.expose) {
+            (None, any) | (any, None) => any,
+            (Some(a), Some(b)) => Some(a.min(b)),
+        };
+        Self { services, provision, read_only: self.read_only || other.read_only, expose }
     }
 
     /// Whether this scope allows nothing that `wider` does not.
@@ -77,7 +91,8 @@ impl Scope {
             (Some(a), Some(b)) => a.is_subset(b),
         };
         let provision = self.provision.is_subset(&wider.provision);
-        services && provision && (self.read_only || !wider.read_only)
+        let expose = self.exposure() <= wider.exposure();
+        services && provision && expose && (self.read_only || !wider.read_only)
     }
 
     /// Whether each of its lists names no more than [`MAX_SERVICES`]. What was read is; what a
@@ -163,6 +178,11 @@ impl fmt::Display for Scope {
             None => write!(f, "{verb} all of the agent's services, later ones too")?,
             Some(services) if services.is_empty() => f.write_str("no service")?,
             Some(services) => write!(f, "{verb} {}", list(services))?,
+        }
+        match self.exposure() {
+            Exposure::Reveal => {}
+            Exposure::Inject => f.write_str("; no key as plaintext, only by run")?,
+            Exposure::Broker => f.write_str("; no key to be seen, only used by the gateway")?,
         }
         if self.provision.is_empty() {
             return Ok(());

@@ -119,10 +119,14 @@ routes! {
     CredentialStore "credential_store" "POST" "/credential/store";
     /// Hands out one credential.
     CredentialRead "credential_read" "GET" "/credential/read";
+    /// Hands out one credential for a program's environment.
+    CredentialInject "credential_inject" "GET" "/credential/inject";
     /// Hands out all of an agent's credentials.
     CredentialReadAll "credential_read_all" "GET" "/credential/read-all";
     /// Brings the version before back.
     CredentialRollBack "credential_roll_back" "POST" "/credential/roll-back";
+    /// Sets on what terms an agent has a credential.
+    CredentialTerms "credential_terms" "POST" "/credential/terms";
     /// Deletes a credential.
     CredentialDelete "credential_delete" "DELETE" "/credential";
     /// Deletes an agent and its credentials.

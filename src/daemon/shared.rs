@@ -427,6 +427,10 @@ impl SessionHolder for Own {
         self.keeper().await?.read(service).await
     }
 
+    async fn inject(&self, service: &ServiceName) -> Held<SecretBytes> {
+        self.keeper().await?.inject(service).await
+    }
+
     async fn read_all(&self) -> Held<Vec<Release>> {
         self.keeper().await?.read_all().await
     }
@@ -475,6 +479,10 @@ impl SessionHolder for Shared {
 
     async fn read(&self, service: &ServiceName) -> Held<SecretBytes> {
         self.call(|holder| async move { holder.read(service).await }).await
+    }
+
+    async fn inject(&self, service: &ServiceName) -> Held<SecretBytes> {
+        self.call(|holder| async move { holder.inject(service).await }).await
     }
 
     async fn read_all(&self) -> Held<Vec<Release>> {

@@ -319,6 +319,7 @@ async fn answer(
                 reply(id, changed.unwrap_or(Ok(seen)))
             }
             Question::Read { service } => reply(id, holder.read(&service).await.map(Shown)),
+            Question::Inject { service } => reply(id, holder.inject(&service).await.map(Shown)),
             Question::ReadAll {} => {
                 let rows = |all: Vec<_>| all.into_iter().map(Released::from).collect::<Vec<_>>();
                 reply(id, holder.read_all().await.map(rows))

@@ -126,6 +126,81 @@ done
 say "A length without a body, sent past the relay, swallows nobody's request"
 python3 "$lib/smuggle.py" "$home/run/s" "$home/got"
 
+say "A key is shown no further than its tier"
+expect "$own_key" agentkeys read my-agent my-api
+expect "$own_key" agentkeys run my-agent -- printenv MY_API_API_KEY
+agentkeys expose my-agent my-api inject
+expect_exit 3 agentkeys read my-agent my-api
+expect "$own_key" agentkeys run my-agent -- printenv MY_API_API_KEY
+expect "$own_key" agentkeys run my-agent --only --env OWN=my-api -- printenv OWN
+agentkeys expose my-agent my-api broker
+expect_exit 3 agentkeys read my-agent my-api
+contains "$error" "agentkeys run --broker my-agent"
+expect_exit 1 agentkeys run my-agent -- printenv MY_API_API_KEY
+contains "$error" "my-api is used by the gateway only"
+expect_exit 3 agentkeys run my-agent --only --env OWN=my-api -- printenv OWN
+expect 200 broker sh -c 'curl -s -o /dev/null -w "%{http_code}" "$MY_API_BASE_URL/plain" -H "Authorization: Bearer $MY_API_API_KEY"'
+
+say "Rules: no way to write a path gets around one, each shown to get through without"
+cat >"$home/tricks" <<'END'
+/v1/admin
+/v1/admin/
+/v1/Admin/users
+/v1/%61dmin
+/v1/x/%61dmin
+/v1//admin
+//v1/admin
+/v1/./admin
+/v1/x/../admin
+/v1/x/%2e%2e/admin
+/v1%2Fadmin
+/v1/x%2f..%2fadmin
+/v1/admin;a=b
+/v1/%2561dmin
+/v1\admin
+/v1/admin?x=/v1/models
+END
+tricks() {
+    while IFS= read -r path; do
+        # What the relay's own checks refuse, whatever the rules, says so by its status too.
+        broker sh -c 'curl -s -o /dev/null -w "%{http_code}\n" --path-as-is "$MY_API_BASE_URL$0" -H "Authorization: Bearer $MY_API_API_KEY" "$@"' "$path" "$@"
+    done <"$home/tricks"
+}
+through() { tricks "$@" | grep -c '^200$' || true; }
+before=$(wc -l <"$home/got")
+# Plain ones, which the service takes; the others are refused before any rule is looked at.
+expect 7 through
+expect "$((before + 7))" sh -c "wc -l <$home/got"
+agentkeys rule my-agent my-api --deny '/v1/admin*' --deny '/v1/*/admin*'
+expect 0 through
+expect "$((before + 7))" sh -c "wc -l <$home/got"
+status() { broker sh -c 'curl -s -o /dev/null -w "%{http_code}" -X "$1" "$MY_API_BASE_URL$0" -H "Authorization: Bearer $MY_API_API_KEY"' "$2" "$1"; }
+expect 200 status GET /v1/models
+agentkeys rule my-agent my-api --clear --allow 'GET /v1/models*'
+expect 200 status GET /v1/models/a
+expect 403 status DELETE /v1/models/a
+expect 403 status GET /v1/modelsX/../admin
+expect 403 status GET /V1/models
+agentkeys rule my-agent my-api --clear
+expect 403 status POST /v1/api_keys
+expect 403 status POST /v1/API_Keys/
+agentkeys rule my-agent my-api --allow 'POST /v1/api_keys' --allow '/*'
+expect 200 status POST /v1/api_keys
+# A header by which services take a request for another: seen by the service, if we let it through.
+override() { broker sh -c 'curl -s -o /dev/null -w "%{http_code}" -X POST "$MY_API_BASE_URL/v1/models" -H "Authorization: Bearer $MY_API_API_KEY" -H "$0: DELETE"' "$1"; }
+expect 200 override X-Harmless
+for header in X-HTTP-Method-Override X-Method-Override X-Original-URL; do expect 422 override "$header"; done
+
+say "A rule ends an answer that is under way"
+broker sh -c 'curl -sN "$MY_API_BASE_URL/stream" -H "Authorization: Bearer $MY_API_API_KEY" >"$HOME/ruled"; date +%s.%N >"$HOME/ruled-at"' &
+beside=$!
+within 10 grep -qs tick "$home/ruled"
+asked=$(date +%s.%N)
+agentkeys rule my-agent my-api --deny '/stream*' >/dev/null
+wait "$beside" || true
+python3 -c "took = $(cat "$home/ruled-at") - $asked; assert took < 1, took"
+agentkeys rule my-agent my-api --clear >/dev/null
+
 say "A redirect is handed on, and not followed"
 expect 302 broker sh -c 'curl -s -o /dev/null -w "%{http_code}" "$MY_API_BASE_URL/elsewhere" -H "Authorization: Bearer $MY_API_API_KEY"'
 

@@ -7,6 +7,7 @@ use agentkeys::core::auth_request::{
 };
 use agentkeys::core::identity::{AgentIdentity, ServiceName};
 use agentkeys::core::scope::Scope;
+use agentkeys::core::terms::Exposure;
 use agentkeys::core::types::{Hash32, WalletAddress};
 use quickcheck::{Arbitrary, Gen};
 use unicode_normalization::UnicodeNormalization;
@@ -87,7 +88,7 @@ fn wide_scope(g: &mut Gen) -> Scope {
     });
     let count = usize::arbitrary(g) % 4;
     let provision = (0..count).map(|_| name::<ServiceName>(g)).collect();
-    Scope { services, provision, read_only: bool::arbitrary(g) }
+    Scope { services, provision, read_only: bool::arbitrary(g), expose: tier(g) }
 }
 
 impl Arbitrary for AnyScope {
@@ -100,7 +101,8 @@ impl Arbitrary for AnyScope {
                 .map(|(_, name)| name.parse().expect("a service"))
                 .collect()
         };
-        Self(Scope { services: maybe(g, few), provision: few(g), read_only: bool::arbitrary(g) })
+        let (services, provision) = (maybe(g, few), few(g));
+        Self(Scope { services, provision, read_only: bool::arbitrary(g), expose: tier(g) })
     }
 }
 
@@ -139,4 +141,9 @@ impl Arbitrary for AnyDetails {
             _ => Details::KeyRotate(KeyRotate { agent, old: Hash32(bytes(g)) }),
         })
     }
+}
+
+fn tier(g: &mut Gen) -> Option<Exposure> {
+    let tiers = [Exposure::Broker, Exposure::Inject, Exposure::Reveal];
+    bool::arbitrary(g).then(|| *g.choose(&tiers).unwrap())
 }

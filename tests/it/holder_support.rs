@@ -139,6 +139,10 @@ impl SessionHolder for Fake {
         Err(Problem::new(Code::NotFound, detail, "nobody stored one", "store one").into())
     }
 
+    async fn inject(&self, service: &ServiceName) -> Held<SecretBytes> {
+        self.read(service).await
+    }
+
     async fn read_all(&self) -> Held<Vec<Release>> {
         self.ready()?;
         let all = self.credentials.lock().unwrap().clone();
@@ -161,6 +165,7 @@ impl SessionHolder for Fake {
             stored_at,
             expires_at: None,
             made: false,
+            terms: Default::default(),
         };
         let credentials = self.credentials.lock().unwrap().keys().map(one).collect();
         Ok(Listing { agent: AGENT, credentials })

@@ -15,6 +15,7 @@ use agentkeys::core::problem::Code;
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
 use agentkeys::core::sign_in::{Flow, SignInNews};
+use agentkeys::core::terms::{Exposure, TermsChange};
 use agentkeys::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use agentkeys::core::types::*;
 
@@ -105,6 +106,13 @@ async fn round_trip(server: &Server, to: &HttpBackend) {
     let back = to.roll_back_credential(&session, &agent, &service).await.unwrap();
     assert_eq!(back, credential_summary());
     said(format!("roll_back_credential {agent:?} {service:?}"));
+    let injected = to.inject_credential(&session, &agent, &service).await.unwrap();
+    assert_eq!(injected.expose(), PLAINTEXT);
+    said(format!("inject_credential {agent:?} {service:?}"));
+    let change = TermsChange { expose: Some(Exposure::Broker), rules: Some(terms().rules) };
+    let set = to.set_terms(&session, &agent, &service, change.clone()).await.unwrap();
+    assert_eq!(set, terms());
+    said(format!("set_terms {agent:?} {service:?} {change:?}"));
     to.delete_credential(&session, &agent, &service).await.unwrap();
     said(format!("delete_credential {agent:?} {service:?}"));
 

@@ -183,7 +183,13 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
                 body["ciphertext"] = "AA==".into();
                 (session.expose(), String::new(), body)
             }
-            Route::CredentialRead => {
+            Route::CredentialTerms => {
+                let mut body = of_service.clone();
+                body["expose"] = "broker".into();
+                body["rules"] = serde_json::json!(["allow POST /v1/x"]);
+                (session.expose(), String::new(), body)
+            }
+            Route::CredentialRead | Route::CredentialInject => {
                 (session.expose(), "?agent_id=a&service=x".to_owned(), Value::Null)
             }
             Route::CredentialRollBack | Route::CredentialDelete => {

@@ -19,6 +19,7 @@ use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
 use agentkeys::core::set_back::{Compared, SetBack};
 use agentkeys::core::sign_in::{Flow, SignInNews, SignInStart, SignInTicket, Ticket};
+use agentkeys::core::terms::{Exposure, Terms, TermsChange};
 use agentkeys::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use agentkeys::core::types::*;
 use async_trait::async_trait;
@@ -221,6 +222,14 @@ pub fn provider() -> Provider {
     }
 }
 
+pub fn terms() -> Terms {
+    let rules = ["allow POST /v1/x*", "deny * /v1/y"];
+    Terms {
+        expose: Some(Exposure::Inject),
+        rules: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
+    }
+}
+
 pub fn credential_summary() -> CredentialSummary {
     CredentialSummary {
         service: "openrouter".parse().unwrap(),
@@ -229,6 +238,7 @@ pub fn credential_summary() -> CredentialSummary {
         stored_at: Timestamp(8_000),
         expires_at: Some(Timestamp(9_000)),
         made: true,
+        terms: terms(),
     }
 }
 
@@ -606,6 +616,27 @@ impl AccountBackend for Fake {
     ) -> Answer<CredentialSummary> {
         self.note(session, format!("roll_back_credential {agent:?} {service:?}"))?;
         Ok(credential_summary())
+    }
+
+    async fn inject_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<SecretBytes> {
+        self.note(session, format!("inject_credential {agent:?} {service:?}"))?;
+        Ok(SecretBytes::new(PLAINTEXT.to_vec()))
+    }
+
+    async fn set_terms(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+        change: TermsChange,
+    ) -> Answer<Terms> {
+        self.note(session, format!("set_terms {agent:?} {service:?} {change:?}"))?;
+        Ok(terms())
     }
 
     async fn delete_credential(

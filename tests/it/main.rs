@@ -96,6 +96,7 @@ mod store_ledger;
 mod store_thin_disk;
 mod store_victim;
 mod tamper;
+mod terms;
 mod tls_client;
 mod tls_daemon;
 mod tls_relay;

@@ -168,6 +168,10 @@ impl SessionHolder for Fake {
         }
     }
 
+    async fn inject(&self, service: &ServiceName) -> Held<SecretBytes> {
+        self.read(service).await
+    }
+
     async fn read_all(&self) -> Held<Vec<Release>> {
         Ok(Vec::new())
     }
@@ -181,6 +185,7 @@ impl SessionHolder for Fake {
             stored_at: Timestamp(1_775_745_127_000),
             expires_at: None,
             made: false,
+            terms: Default::default(),
         });
         Ok(Listing { agent: Self::agent(), credentials: credentials.collect() })
     }

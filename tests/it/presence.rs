@@ -18,6 +18,7 @@ use agentkeys::core::problem::{Answer, Code, Problem};
 use agentkeys::core::provision::{NewProvider, Settings, Way};
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
+use agentkeys::core::terms::{Exposure, TermsChange};
 use agentkeys::core::token::SessionToken;
 use agentkeys::core::types::{Hash32, Salt};
 use async_trait::async_trait;
@@ -135,6 +136,16 @@ const RAISES: &[(&str, Raise)] = &[
             backend.set_scope(session, &id("reader"), scope(&["a"])).await?;
             let narrow = Scope { read_only: true, ..scope(&["a"]) };
             backend.set_scope(session, &id("reader"), narrow).await.map(drop)
+        })
+    }),
+    ("wider terms of a credential", |backend, session| {
+        Box::pin(async {
+            let to = |tier| TermsChange { expose: Some(tier), rules: None };
+            let (agent, name) = (id("bot"), service("openrouter"));
+            let narrow = to(Exposure::Broker);
+            backend.set_terms(session, &agent, &name, narrow.clone()).await?;
+            backend.set_terms(session, &agent, &name, to(Exposure::Inject)).await?;
+            backend.set_terms(session, &agent, &name, narrow).await.map(drop)
         })
     }),
     ("reinstate", |backend, session| {

@@ -55,7 +55,7 @@ fn session_serialize_roundtrip() {
                 services.as_ref().map(|names| names.iter().map(|n| n.parse().unwrap()).collect());
             survives(&Scope { services: services.clone(), read_only, ..Scope::default() });
             let provision = ["a".parse().unwrap()].into();
-            survives(&Scope { services, provision, read_only });
+            survives(&Scope { services, provision, read_only, ..Scope::default() });
         }
     }
     let wallet = WalletAddress([0xab; 20]);

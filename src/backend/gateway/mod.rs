@@ -31,13 +31,14 @@ use self::scrub::Scrubber;
 use self::upstream::{NotConnected, Upstream};
 use super::http::{AnswerBody, Forward};
 use super::peer::Peer;
-use super::vault::Vault;
+use super::vault::{Purpose, Vault};
 use crate::core::catalog::{self, Sent};
 use crate::core::gateway::{
     Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::rule::Path;
 use crate::core::token::SessionToken;
 use crate::web::{Prefixed, Trust, Url};
 
@@ -143,6 +144,24 @@ fn checked_target(target: &str) -> Answer<()> {
     Err(bad("target", "it wants a path that begins with one slash, and a query"))
 }
 
+/// Headers that some services take for another method or path than the request has: what was held
+/// against the rules would not be what is done.
+const OTHER_MEANINGS: [&str; 6] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-forwarded-prefix",
+];
+
+fn no_other_meaning(headers: &HeaderMap) -> Answer<()> {
+    match OTHER_MEANINGS.iter().find(|name| headers.contains_key(**name)) {
+        Some(name) => Err(bad("headers", &format!("{name} does not go through the gateway"))),
+        None => Ok(()),
+    }
+}
+
 /// What goes on record of a request: method, host and path, without the query, which may hold
 /// anything.
 fn in_short(method: &Method, authority: &str, target: &str) -> String {
@@ -175,12 +194,16 @@ impl Forward for Gateway {
         checked_target(&head.target)?;
         let mut headers = headers_of(&head.headers, head.body)?;
         let Place { authority, sent } = self.place(&head.service)?;
+        let path = Path::plain(&head.target)
+            .map_err(|why| bad("target", &format!("its path is not in its plain form: {why}")))?;
+        no_other_meaning(&headers)?;
         let what = in_short(&method, &authority, &head.target);
         let (agent, service) = (&head.agent_id, &head.service);
         // Before anything goes on record: what is turned away here was not used. By another's id
         // nobody takes a place, since that is the hash of the whole token.
         let place = self.places.enter(session.id())?;
-        let using = self.vault.use_credential(peer, &session, agent, service, &what).await?;
+        let purpose = Purpose { agent, service, method: method.as_str(), path, what: &what };
+        let using = self.vault.use_credential(peer, &session, &purpose).await?;
         let target = inject::inject(service, &sent, &using.secret, &mut headers, &head.target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
@@ -270,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_target_that_could_mean_another_host_or_end_the_line_is_refused() {
-        for good in ["/", "/v1/chat?a=b&c=%20", "/a//b", "/a/../b", "/%2e%2e/x"] {
+        for good in ["/", "/v1/chat?a=b&c=%20"] {
             assert!(checked_target(good).is_ok(), "{good}");
         }
         for bad in [

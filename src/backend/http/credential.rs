@@ -4,6 +4,8 @@ use super::reply::Reply;
 use crate::core::backend::AccountBackend;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Answer;
+use crate::core::secret::SecretBytes;
+use crate::core::terms::TermsChange;
 use crate::core::token::SessionToken;
 use crate::core::wire::{self, Shown};
 
@@ -15,6 +17,10 @@ pub enum Action {
     Store(SessionToken, AgentIdentity, ServiceName, Vec<u8>),
     /// Hand out one.
     Read(SessionToken, AgentIdentity, ServiceName),
+    /// Hand out one, for a program's environment.
+    Inject(SessionToken, AgentIdentity, ServiceName),
+    /// Set its terms.
+    Terms(SessionToken, AgentIdentity, ServiceName, TermsChange),
     /// Hand out all.
     ReadAll(SessionToken, AgentIdentity),
     /// Bring the version before back.
@@ -41,11 +47,28 @@ pub fn store(call: &Call<'_>) -> Answer<Action> {
     Ok(Action::Store(session, request.agent_id, request.service, request.ciphertext))
 }
 
-/// `GET /credential/read`.
-pub fn read(call: &Call<'_>) -> Answer<Action> {
+fn one(call: &Call<'_>) -> Answer<(SessionToken, AgentIdentity, ServiceName)> {
     let session = call.session()?;
     let fields = call.fields(["agent_id", "service"])?;
-    Ok(Action::Read(session, fields.required("agent_id")?, fields.required("service")?))
+    Ok((session, fields.required("agent_id")?, fields.required("service")?))
+}
+
+/// `GET /credential/read`.
+pub fn read(call: &Call<'_>) -> Answer<Action> {
+    one(call).map(|(session, agent, service)| Action::Read(session, agent, service))
+}
+
+/// `GET /credential/inject`.
+pub fn inject(call: &Call<'_>) -> Answer<Action> {
+    one(call).map(|(session, agent, service)| Action::Inject(session, agent, service))
+}
+
+/// `POST /credential/terms`.
+pub fn terms(call: &Call<'_>) -> Answer<Action> {
+    let session = call.session()?;
+    let request: wire::SetTerms = call.json()?;
+    let change = TermsChange { expose: request.expose, rules: request.rules };
+    Ok(Action::Terms(session, request.agent_id, request.service, change))
 }
 
 /// `GET /credential/read-all`.
@@ -79,6 +102,11 @@ fn base64_size(bytes: usize) -> usize {
     bytes.div_ceil(3) * 4
 }
 
+fn released(credential: SecretBytes) -> Answer<Reply> {
+    let size = base64_size(credential.len());
+    Reply::secret(&wire::Credential { credential: Shown(credential) }, size)
+}
+
 impl Action {
     /// Does it.
     pub async fn apply(self, backend: &dyn AccountBackend) -> Answer<Reply> {
@@ -92,9 +120,13 @@ impl Action {
                 Ok(Reply::done())
             }
             Self::Read(session, agent, service) => {
-                let credential = backend.read_credential(&session, &agent, &service).await?;
-                let size = base64_size(credential.len());
-                Reply::secret(&wire::Credential { credential: Shown(credential) }, size)
+                released(backend.read_credential(&session, &agent, &service).await?)
+            }
+            Self::Inject(session, agent, service) => {
+                released(backend.inject_credential(&session, &agent, &service).await?)
+            }
+            Self::Terms(session, agent, service, change) => {
+                Reply::json(&backend.set_terms(&session, &agent, &service, change).await?)
             }
             Self::ReadAll(session, agent) => {
                 let released = backend.read_all(&session, &agent).await?;

@@ -91,6 +91,8 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
         Route::CredentialStore => Action::Credential(credential::store(call)?),
         Route::CredentialRead => Action::Credential(credential::read(call)?),
         Route::CredentialReadAll => Action::Credential(credential::read_all(call)?),
+        Route::CredentialInject => Action::Credential(credential::inject(call)?),
+        Route::CredentialTerms => Action::Credential(credential::terms(call)?),
         Route::CredentialDelete => Action::Credential(credential::delete(call)?),
         Route::CredentialRollBack => Action::Credential(credential::roll_back(call)?),
         Route::CredentialTeardown => Action::Credential(credential::teardown(call)?),

@@ -1,4 +1,6 @@
 //! Agents: made, listed, given back their right, deleted.
+use std::collections::BTreeMap;
+
 use super::access::{Access, agent_not_found};
 use super::fence::Fence;
 use super::journal::Proposal;
@@ -60,6 +62,7 @@ impl Inner {
             revoked: None,
             keys: new.daemon.map(|(keys, _)| keys),
             daemon: new.daemon.map(|(_, daemon)| daemon),
+            terms: BTreeMap::new(),
             services: 0,
             movements: 0,
             created_at: access.now,

@@ -26,6 +26,7 @@ use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::Compared;
 use crate::core::sign_in::{Flow, SignInStart};
+use crate::core::terms::{Exposure, Terms, TermsChange};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use crate::core::types::{AccountId, ChildKeys, Hash32, RequestId};
 
@@ -131,7 +132,7 @@ impl CredentialBackend for Caller {
     ) -> Answer<SecretBytes> {
         until_settled!({
             let access = self.access(session).await?;
-            self.vault.read(&access, agent, service).await?
+            self.vault.read(&access, agent, service, Exposure::Reveal).await?
         })
     }
 
@@ -311,6 +312,31 @@ impl AccountBackend for Caller {
         until_settled!({
             let access = self.access(session).await?;
             self.vault.read_all(&access, agent).await?
+        })
+    }
+
+    async fn inject_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<SecretBytes> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.read(&access, agent, service, Exposure::Inject).await?
+        })
+    }
+
+    async fn set_terms(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+        change: TermsChange,
+    ) -> Answer<Terms> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.set_terms(&access, agent, service, &change).await?
         })
     }
 

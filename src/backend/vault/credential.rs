@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::access::{Access, agent_was_revoked};
 use super::rows::{AgentLink, AgentRow, CredentialRow};
+use super::terms::{exposure, may_show};
 use super::{Inner, Loaded, answer, keys};
 use crate::backend::store::{Check, Write};
 use crate::core::audit::{Action, Outcome};
@@ -15,6 +16,7 @@ use crate::core::scope::{MAX_SERVICES, Scope};
 use crate::core::seal::{self, Purpose, SealError};
 use crate::core::secret::{Key32, SecretBytes};
 use crate::core::set_back::is_set_back;
+use crate::core::terms::{Exposure, Terms};
 
 /// Versions that are kept besides the current one.
 pub const KEPT_VERSIONS: u64 = 5;
@@ -318,11 +320,13 @@ impl Inner {
         self.cells.open_secret(agent.account, &row.key, &row.row.secret).map_err(answer::cell)
     }
 
+    /// Hands out a credential's plaintext, to be shown as far as `wanted`.
     pub async fn read(
         &self,
         access: &Access,
         identity: &AgentIdentity,
         service: &ServiceName,
+        wanted: Exposure,
     ) -> Answer<Option<SecretBytes>> {
         let agent = match self.reachable(access, identity).await {
             Ok(agent) => agent,
@@ -342,6 +346,11 @@ impl Inner {
             }
             Err(Refusal::Plain(problem)) => return Err(problem),
         };
+        let scope = access.scope_for(&agent.row);
+        if let Err(problem) = may_show(&agent.row, &scope, service, wanted) {
+            let whose = Some(&*agent.row);
+            return self.denied(access, Action::Read, whose, Some(service), problem).await;
+        }
         let mut proposal = access.unchanged_with(&agent);
         let act = Act::Read { agent: identity, service };
         let shown = match self.present_read(access, &act, &agent.row, &mut proposal).await {
@@ -385,7 +394,9 @@ impl Inner {
         };
         let mut releases = Vec::new();
         for credential in self.credentials_of(&agent.row).await? {
-            if !scope.allows(&credential.row.service) {
+            let service = &credential.row.service;
+            let tier = exposure(&agent.row, &scope, service);
+            if !scope.allows(service) || tier < Exposure::Inject {
                 continue;
             }
             let Some(credential) = self.fresh(access, &agent, credential).await? else {
@@ -423,7 +434,14 @@ impl Inner {
             .await?
             .iter()
             .filter(|credential| visible(&credential.row.service))
-            .map(|credential| summary(&credential.row))
+            .map(|credential| {
+                let service = &credential.row.service;
+                let mut terms = agent.row.terms_of(service);
+                // As far as this session sees it.
+                let shown = exposure(&agent.row, &scope, service);
+                terms.expose = (shown < Exposure::Reveal).then_some(shown);
+                CredentialSummary { terms, ..summary(&credential.row) }
+            })
             .collect();
         list.sort_by(|a, b| a.service.cmp(&b.service));
         Ok(list)
@@ -439,5 +457,6 @@ pub fn summary(row: &CredentialRow) -> CredentialSummary {
         stored_at: row.stored_at,
         expires_at: row.expires_at(),
         made: row.origin.is_some(),
+        terms: Terms::default(),
     }
 }

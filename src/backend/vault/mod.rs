@@ -36,6 +36,7 @@ mod sign_in;
 mod sum;
 mod sweep;
 mod terminals;
+mod terms;
 mod turns;
 mod using;
 mod verdict;
@@ -62,7 +63,7 @@ use crate::harden::Hidden;
 pub use self::caller::Caller;
 pub use self::cells::CellError;
 pub use self::journal::OpenError;
-pub use self::using::{InUse, Standing};
+pub use self::using::{InUse, Purpose, Standing};
 
 use self::access::Cache;
 use self::cells::Cells;

@@ -1,4 +1,6 @@
 //! What the vault's rows hold.
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::turns::Turns;
@@ -13,6 +15,7 @@ use crate::core::presence::{Level, Reset};
 use crate::core::provision::{Settings, Way};
 use crate::core::scope::Scope;
 use crate::core::set_back::SetBack;
+use crate::core::terms::Terms;
 use crate::core::types::{
     AccountId, BackendId, ChildKeys, Hash32, Nonce, PublicKey, RequestId, Salt, SessionId,
     Timestamp, WalletAddress,
@@ -144,6 +147,10 @@ pub struct AgentRow {
     pub keys: Option<ChildKeys>,
     /// Since when they are its keys, and the sessions that came of it.
     pub daemon: Option<DaemonRow>,
+    /// On what terms it has them, where there are any. They are here, and not with the credential,
+    /// because every release checks this row, and every stream that lasts watches it.
+    #[serde(default)]
+    pub terms: BTreeMap<ServiceName, Terms>,
     /// How many services it has credentials of.
     pub services: u32,
     /// Movements of its ledger so far.
@@ -168,6 +175,11 @@ impl AgentRow {
     pub fn shown_name(&self) -> Option<String> {
         let alias = self.identities.iter().find(|id| matches!(id, AgentIdentity::Alias(_)));
         alias.or(self.identities.first()).map(ToString::to_string)
+    }
+
+    /// On what terms it has a credential.
+    pub fn terms_of(&self, service: &ServiceName) -> Terms {
+        self.terms.get(service).cloned().unwrap_or_default()
     }
 
     pub fn summary(&self) -> AgentSummary {

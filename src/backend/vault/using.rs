@@ -6,17 +6,35 @@ use std::time::Duration;
 
 use super::access::Access;
 use super::credential::Refusal;
+use super::rows::AgentRow;
+use super::terms::not_sent;
 use super::{Inner, MAX_TRIES, Vault, answer, keys};
 use crate::backend::peer::Peer;
 use crate::backend::store::Watch;
 use crate::core::audit::{Action, Outcome};
+use crate::core::catalog;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::rule::Path;
 use crate::core::secret::SecretBytes;
 use crate::core::token::SessionToken;
 
 /// How often time alone is looked at: a session may end by it.
 const LOOK_AT_TIME: Duration = Duration::from_secs(15);
+
+/// What a credential is to be used for.
+pub struct Purpose<'a> {
+    /// Whose it is.
+    pub agent: &'a AgentIdentity,
+    /// Of which service.
+    pub service: &'a ServiceName,
+    /// The request's method.
+    pub method: &'a str,
+    /// Its path, in its plain form.
+    pub path: Path,
+    /// The request in short, as it goes on record.
+    pub what: &'a str,
+}
 
 /// A credential for one request.
 pub struct InUse {
@@ -32,10 +50,16 @@ pub struct Standing {
     session: SessionToken,
     agent: Watch,
     row: Watch,
+    /// What it was for, in order to decide again when the agent's row has changed.
+    service: ServiceName,
+    method: String,
+    path: Path,
+    what: String,
 }
 
 impl Standing {
-    /// Waits until the right is gone: the agent revoked or torn down, the session ended or over.
+    /// Waits until the right is gone: the agent revoked or torn down, the session ended or over,
+    /// the credential deleted, or scope and rules such that it would be refused now.
     pub async fn lost(&mut self) -> Problem {
         loop {
             tokio::select! {
@@ -43,16 +67,40 @@ impl Standing {
                 () = self.row.changed() => {}
                 () = tokio::time::sleep(LOOK_AT_TIME) => {}
             }
-            let standing = self.vault.recognise(&self.session).await;
-            if let Err(problem) = standing.and_then(|access| access.standing()) {
+            if let Err(problem) = self.look().await {
                 return problem;
             }
         }
     }
+
+    async fn look(&self) -> Answer<()> {
+        let access = self.vault.recognise(&self.session).await?;
+        access.standing()?;
+        let Some(agent) = &access.agent else { return Ok(()) };
+        let given = self.vault.given(&access, &agent.row, &self.service).await;
+        if let Err(Refusal::Denied(problem) | Refusal::Plain(problem)) = given {
+            return Err(problem);
+        }
+        may_send(&agent.row, &self.service, &self.method, &self.path, &self.what)
+    }
+}
+
+/// Refuses a request that the credential's rules do not let through.
+fn may_send(
+    agent: &AgentRow,
+    service: &ServiceName,
+    method: &str,
+    path: &Path,
+    what: &str,
+) -> Answer<()> {
+    let guarded = catalog::find(service).map_or(&[][..], |entry| &entry.guarded);
+    let terms = agent.terms_of(service);
+    let sent = terms.allow(method, path, guarded);
+    sent.map_err(|why| not_sent(agent, service, what, &why))
 }
 
 impl Vault {
-    /// Takes a credential into use for the agent whose session it is; `what` it is used for goes on
+    /// Takes a credential into use for the agent whose session it is; what it is used for goes on
     /// record.
     ///
     /// # Errors
@@ -62,15 +110,13 @@ impl Vault {
         &self,
         peer: Peer,
         session: &SessionToken,
-        agent: &AgentIdentity,
-        service: &ServiceName,
-        what: &str,
+        purpose: &Purpose<'_>,
     ) -> Answer<InUse> {
         for _ in 0..MAX_TRIES {
             let mut access = self.0.authenticate(session).await?;
             access.peer = Some(peer.clone());
             if let Some((standing, secret)) =
-                self.0.take_into_use(&access, session, agent, service, what).await?
+                self.0.take_into_use(&access, session, purpose).await?
             {
                 return Ok(InUse { secret, standing });
             }
@@ -84,12 +130,11 @@ impl Inner {
         self: &Arc<Self>,
         access: &Access,
         session: &SessionToken,
-        identity: &AgentIdentity,
-        service: &ServiceName,
-        what: &str,
+        purpose: &Purpose<'_>,
     ) -> Answer<Option<(Standing, SecretBytes)>> {
         let action = Action::Use;
-        let agent = match self.reachable(access, identity).await {
+        let service = purpose.service;
+        let agent = match self.reachable(access, purpose.agent).await {
             Ok(agent) => agent,
             Err((Refusal::Denied(problem), whose)) => {
                 return self.denied(access, action, whose.as_deref(), Some(service), problem).await;
@@ -111,6 +156,10 @@ impl Inner {
             session: SessionToken::parse(session.expose()).map_err(|_| Problem::internal())?,
             agent: self.store.watch(&agent.key),
             row: self.store.watch(&keys::session(access.session_id)),
+            service: service.clone(),
+            method: purpose.method.to_owned(),
+            path: purpose.path.clone(),
+            what: purpose.what.to_owned(),
         };
         let credential = match self.given(access, &agent.row, service).await {
             Ok(credential) => credential,
@@ -120,6 +169,10 @@ impl Inner {
             }
             Err(Refusal::Plain(problem)) => return Err(problem),
         };
+        let (method, path, what) = (purpose.method, &purpose.path, purpose.what);
+        if let Err(problem) = may_send(&agent.row, service, method, path, what) {
+            return self.denied(access, action, Some(&agent.row), Some(service), problem).await;
+        }
         let Some(credential) = self.fresh(access, &agent, credential).await? else {
             return Ok(None);
         };

@@ -63,7 +63,9 @@ impl Inner {
         let event = access.event(Action::RollBack, Outcome::Allowed).of(&agent.row);
         let detail = format!("version {} is version {} again", version, current.row.version - 1);
         proposal.events.push(event.service(service).detail(detail));
-        Ok(self.propose(proposal).await?.then(|| summary(&row)))
+        let terms = agent.row.terms_of(service);
+        let done = self.propose(proposal).await?;
+        Ok(done.then(|| CredentialSummary { terms, ..summary(&row) }))
     }
 
     /// Deletes a credential and its earlier versions; a key that was made is ended at its service.
@@ -84,6 +86,7 @@ impl Inner {
         let (account, wallet) = (agent.row.account, agent.row.wallet);
         let mut row = AgentRow::clone(&agent.row);
         row.services = row.services.saturating_sub(1);
+        row.terms.remove(service);
         let mut proposal = access.unchanged();
         proposal.checks.extend([agent.unchanged(), current.unchanged()]);
         proposal.writes.push(self.put(agent.key.clone(), &row)?);

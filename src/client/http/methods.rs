@@ -23,6 +23,7 @@ use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::Compared;
 use crate::core::sign_in::{Flow, SignInStart};
+use crate::core::terms::{Terms, TermsChange};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use crate::core::types::{ChildKeys, Hash32, RequestId};
 use crate::core::wire::{self, AuthToken, RequestDetails, Route, Shown};
@@ -54,6 +55,21 @@ impl HttpBackend {
     }
 
     /// The same for an act that raises what someone may do.
+    async fn hand_out(
+        &self,
+        route: Route,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<SecretBytes> {
+        let ask = || {
+            let ask = as_session(route, session);
+            Ok(ask.field("agent_id", agent).field("service", service))
+        };
+        let read = self.raise::<wire::Credential>(Act::Read { agent, service }, ask);
+        read.await.map(|answer| answer.credential.0)
+    }
+
     async fn raise_by<B: serde::Serialize + Sync, T: serde::de::DeserializeOwned>(
         &self,
         act: Act<'_>,
@@ -118,12 +134,7 @@ impl CredentialBackend for HttpBackend {
         agent: &AgentIdentity,
         service: &ServiceName,
     ) -> Answer<SecretBytes> {
-        let ask = || {
-            let ask = as_session(Route::CredentialRead, session);
-            Ok(ask.field("agent_id", agent).field("service", service))
-        };
-        let read = self.raise::<wire::Credential>(Act::Read { agent, service }, ask);
-        read.await.map(|answer| answer.credential.0)
+        self.hand_out(Route::CredentialRead, session, agent, service).await
     }
 
     async fn query_audit(&self, session: &SessionToken, filter: AuditFilter) -> Answer<AuditPage> {
@@ -392,6 +403,32 @@ impl AccountBackend for HttpBackend {
     ) -> Answer<Vec<CredentialSummary>> {
         let ask = as_session(Route::CredentialList, session).field("agent_id", agent);
         Ok(self.get::<wire::Credentials>(ask).await?.credentials)
+    }
+
+    async fn inject_credential(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<SecretBytes> {
+        self.hand_out(Route::CredentialInject, session, agent, service).await
+    }
+
+    async fn set_terms(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+        change: TermsChange,
+    ) -> Answer<Terms> {
+        let act = Act::SetTerms { agent, service, change: &change };
+        let request = wire::SetTerms {
+            agent_id: agent.clone(),
+            service: service.clone(),
+            expose: change.expose,
+            rules: change.rules.clone(),
+        };
+        self.raise_by(act, Route::CredentialTerms, session, &request).await
     }
 
     async fn read_all(

@@ -12,6 +12,7 @@ use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::SetBack;
 use crate::core::sign_in::{SignInNews, SignInTicket};
+use crate::core::terms::Terms;
 use crate::core::token::{OpenToken, RenewalSecret, SessionToken};
 use crate::core::types::{
     AccountId, ChildKeys, Hash32, KeyId, PublicKey, RequestId, SessionId, Timestamp, WalletAddress,
@@ -322,6 +323,9 @@ pub struct CredentialSummary {
     /// Whether the backend had it made by its service, and ends it there when it is revoked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub made: bool,
+    /// On what terms the agent has it; absent for none.
+    #[serde(default, skip_serializing_if = "Terms::is_none")]
+    pub terms: Terms,
 }
 
 /// A credential as a batch read hands it out.

@@ -1,4 +1,5 @@
 //! The JSON of every request.
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
@@ -14,8 +15,10 @@ use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Layer};
 use crate::core::problem::{Answer, Problem};
 use crate::core::provision::{Settings, Way};
+use crate::core::rule::Rule;
 use crate::core::scope::Scope;
 use crate::core::sign_in::{Flow, SignInTicket};
+use crate::core::terms::Exposure;
 use crate::core::token::SessionToken;
 use crate::core::types::{ChildKeys, Hash32, Malformed, RequestId, SessionId};
 
@@ -188,6 +191,22 @@ pub struct RemoveProvider {
 pub struct OneService {
     /// Which.
     pub service: ServiceName,
+}
+
+/// `POST /credential/terms`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetTerms {
+    /// Whose.
+    pub agent_id: AgentIdentity,
+    /// For which service.
+    pub service: ServiceName,
+    /// How far it is shown from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expose: Option<Exposure>,
+    /// The rules from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<BTreeSet<Rule>>,
 }
 
 /// `POST /credential/roll-back` and `DELETE /credential`.

@@ -61,6 +61,13 @@ impl SessionHolder for Keeper {
         .await
     }
 
+    async fn inject(&self, service: &ServiceName) -> Held<SecretBytes> {
+        self.with_session(|backend, token, agent| async move {
+            backend.inject_credential(&token, &AgentIdentity::Wallet(agent), service).await
+        })
+        .await
+    }
+
     async fn read_all(&self) -> Held<Vec<Release>> {
         self.with_session(|backend, token, agent| async move {
             backend.read_all(&token, &AgentIdentity::Wallet(agent)).await

@@ -200,6 +200,12 @@ fn next(problem: &Problem, about: &About) -> String {
             .to_owned();
     }
     match problem.code {
+        Code::Denied if problem.docs.ends_with("#exposure") => {
+            "stop: your user has chosen that this key is not shown to you; calling again will not \
+             help. A program that they start uses it all the same, as the reason says: tell them \
+             what you need it for."
+                .to_owned()
+        }
         // The session is alive, since it could list: then it is the scope.
         Code::Denied if outside => format!(
             "calling again will not help. If you need this service, call request_access with it \
@@ -294,6 +300,7 @@ mod tests {
                     stored_at: NOW,
                     expires_at: None,
                     made: false,
+                    terms: Default::default(),
                 })
                 .collect(),
         }

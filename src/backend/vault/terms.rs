@@ -1,0 +1,130 @@
+//! On what terms an agent has a credential: set by its master, and held against each release.
+use super::Inner;
+use super::access::Access;
+use super::rows::AgentRow;
+use crate::core::audit::{Action, Outcome};
+use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::presence::Act;
+use crate::core::problem::{Answer, Code, Problem};
+use crate::core::rule::MAX_RULES;
+use crate::core::scope::{MAX_SERVICES, Scope};
+use crate::core::terms::{Exposure, Terms, TermsChange, Unsent};
+
+/// Most rules of an agent's credentials together: its row is read with each of its requests.
+const MAX_RULES_OF_AGENT: usize = 256;
+
+/// How far a credential is shown in a scope.
+pub fn exposure(agent: &AgentRow, scope: &Scope, service: &ServiceName) -> Exposure {
+    let own = agent.terms.get(service).map_or(Exposure::Reveal, Terms::exposure);
+    own.min(scope.exposure())
+}
+
+/// Refuses what would show a credential further than it may be.
+pub fn may_show(
+    agent: &AgentRow,
+    scope: &Scope,
+    service: &ServiceName,
+    wanted: Exposure,
+) -> Answer<()> {
+    let tier = exposure(agent, scope, service);
+    if wanted <= tier {
+        return Ok(());
+    }
+    let name = agent.name();
+    let (is, way) = match tier {
+        Exposure::Broker => (
+            "is used by the gateway only",
+            format!("agentkeys run --broker {name} -- ...: the program uses it without having it"),
+        ),
+        _ => (
+            "is not shown as plaintext",
+            format!("agentkeys run {name} -- ...: the program has it in its environment"),
+        ),
+    };
+    let limit = agent.terms_of(service).exposure();
+    let (cause, wider) = if limit < wanted {
+        let wider = format!("agentkeys expose {name} {service} {wanted}");
+        (format!("its exposure is {limit}: agentkeys expose says what that is"), wider)
+    } else if agent.scope.exposure() < wanted {
+        let ceiling = agent.scope.exposure();
+        let wider = format!("agentkeys scope {name} --expose {wanted}");
+        (format!("the agent's scope shows no key further than {ceiling}"), wider)
+    } else {
+        let ceiling = scope.exposure();
+        let wider = "a session that was given more".to_owned();
+        (format!("this session was given no more than {ceiling}"), wider)
+    };
+    let detail = format!("access denied: \"{service}\" of agent \"{name}\" {is}");
+    let mut problem = Problem::new(Code::Denied, detail, cause, format!("{way}\nor: {wider}"));
+    problem.docs = "docs/errors.md#exposure".to_owned();
+    Err(problem)
+}
+
+/// Why a request is not sent, for who asked for it.
+pub fn not_sent(agent: &AgentRow, service: &ServiceName, request: &str, why: &Unsent) -> Problem {
+    let name = agent.name();
+    let (cause, fix) = match why {
+        Unsent::Denied(rule) => (
+            format!("the rule \"{rule}\" refuses it"),
+            format!("agentkeys rule {name} {service} --remove '{rule}'"),
+        ),
+        Unsent::NotNamed => (
+            "no rule allows it, and there are rules that allow others".to_owned(),
+            format!("agentkeys rule {name} {service} --allow 'METHOD PATH'"),
+        ),
+        Unsent::MakesKeys => (
+            "it makes or shows keys, which is refused unless a rule names it".to_owned(),
+            format!("agentkeys rule {name} {service} --allow 'METHOD PATH'"),
+        ),
+    };
+    let detail =
+        format!("access denied: {request} is not sent with the {service} key of \"{name}\"");
+    let mut problem = Problem::new(Code::Denied, detail, cause, fix);
+    problem.docs = "docs/errors.md#rule".to_owned();
+    problem
+}
+
+impl Inner {
+    /// Sets on what terms an agent has a credential, also one that is still to come.
+    pub async fn set_terms(
+        &self,
+        access: &Access,
+        identity: &AgentIdentity,
+        service: &ServiceName,
+        change: &TermsChange,
+    ) -> Answer<Option<Terms>> {
+        access.master()?;
+        let agent = self.target(access, identity).await?;
+        let before = agent.row.terms_of(service);
+        let after = change.of(&before);
+        if after == before {
+            return Ok(Some(after));
+        }
+        let mut next = AgentRow::clone(&agent.row);
+        if after.is_none() {
+            next.terms.remove(service);
+        } else {
+            next.terms.insert(service.clone(), after.clone());
+        }
+        let rules: usize = next.terms.values().map(|terms| terms.rules.len()).sum();
+        if !after.is_bounded() || rules > MAX_RULES_OF_AGENT || next.terms.len() > MAX_SERVICES {
+            return Err(Problem::invalid(
+                "rules",
+                format!(
+                    "a credential has at most {MAX_RULES}, and all of an agent's have \
+                     {MAX_RULES_OF_AGENT} together, for {MAX_SERVICES} services"
+                ),
+            ));
+        }
+        let mut proposal = access.unchanged();
+        proposal.checks.push(agent.unchanged());
+        if !after.within(&before) {
+            let act = Act::SetTerms { agent: identity, service, change };
+            self.present(access, &act, &mut proposal).await?;
+        }
+        proposal.writes.push(self.put(agent.key.clone(), &next)?);
+        let event = access.event(Action::Terms, Outcome::Allowed).of(&next).service(service);
+        proposal.events.push(event.detail(format!("{after}; before: {before}")));
+        Ok(self.propose(proposal).await?.then_some(after))
+    }
+}
