@@ -105,10 +105,12 @@ fn word(action: Action) -> String {
         .unwrap_or_default()
 }
 
-/// The action; a use with what it was for.
+/// The action; a use or a read with what it was for.
 fn what(event: &Event) -> String {
-    match (event.action, &event.detail) {
-        (Action::Use, Some(detail)) => format!("use {detail}"),
+    match (event.action, &event.detail, event.outcome) {
+        (Action::Use | Action::Read, Some(detail), Outcome::Allowed) => {
+            format!("{} {detail}", word(event.action))
+        }
         _ => word(event.action),
     }
 }

@@ -21,6 +21,9 @@ use crate::core::terms::{Exposure, Terms};
 /// Versions that are kept besides the current one.
 pub const KEPT_VERSIONS: u64 = 5;
 
+/// What is on record of a key that was handed out for a program's environment.
+const FOR_A_PROGRAM: &str = "for run";
+
 /// A refusal, and whether somebody was denied, which is on record.
 pub enum Refusal {
     Denied(Problem),
@@ -366,7 +369,10 @@ impl Inner {
         };
         proposal.checks.push(credential.unchanged());
         let plain = self.reveal(&credential, &agent.row)?;
-        let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row).shown(shown);
+        let mut event = access.event(Action::Read, Outcome::Allowed).of(&agent.row).shown(shown);
+        if wanted == Exposure::Inject {
+            event = event.detail(FOR_A_PROGRAM);
+        }
         proposal.events.push(event.service(&credential.row.service));
         Ok(self.propose(proposal).await?.then_some(plain))
     }
@@ -403,6 +409,7 @@ impl Inner {
                 return Ok(None);
             };
             let event = access.event(Action::Read, Outcome::Allowed).of(&agent.row).shown(shown);
+            let event = event.detail(FOR_A_PROGRAM);
             proposal.events.push(event.service(&credential.row.service));
             proposal.checks.push(credential.unchanged());
             releases.push(Release {
