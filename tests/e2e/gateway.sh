@@ -123,6 +123,25 @@ for path in reflect reflect-in-two; do
     done
 done
 
+say "Attacks: each gets through a gateway without checks, and not through ours"
+python3 "$lib/naive_gateway.py" "${service##*:}" "$home/ca.pem" "$own_key" >"$home/naive" &
+naive=$!
+within 10 grep -q listening "$home/naive"
+naive_at=http://127.0.0.1:$(sed -n 's/^listening //p' "$home/naive")/my-api
+python3 "$lib/attacks.py" "$naive_at" sk-mine sk-another "$own_key" "$home/got" >"$home/without"
+kill "$naive"
+# A stand-in of a run that goes on beside the one which is attacked.
+broker sh -c 'printf %s "$MY_API_API_KEY" >"$HOME/another"; sleep 600' &
+beside=$!
+within 10 test -s "$home/another"
+broker sh -c 'exec python3 "$0" "$MY_API_BASE_URL" "$MY_API_API_KEY" "$(cat "$HOME/another")" "$1" "$HOME/got"' \
+    "$lib/attacks.py" "$own_key" >"$home/with" 2>"$home/said"
+kill "$beside"
+wait "$beside" || true
+paste -d'|' "$home/without" "$home/with"
+expect 14 grep -c ': through$' "$home/without"
+expect 14 grep -c ': held$' "$home/with"
+
 say "A length without a body, sent past the relay, swallows nobody's request"
 python3 "$lib/smuggle.py" "$home/run/s" "$home/got"
 

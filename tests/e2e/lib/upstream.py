@@ -6,6 +6,7 @@ Says "listening PORT" once it does. Each request becomes one line of JSON in LOG
 frame every tenth of a second until it is hung up on, and /stream's end is written down as well.
 """
 import base64
+import gzip
 import json
 import ssl
 import sys
@@ -99,6 +100,9 @@ class Service(BaseHTTPRequestHandler):
             time.sleep(0.2)
             self.frame(f"{given[9:]}\n\n")
             self.end_stream()
+        elif path == "/reflect-compressed":
+            given = self.headers.get("authorization", "").removeprefix("Bearer ")
+            self.answer(gzip.compress(given.encode()), headers=[("content-encoding", "gzip")])
         elif path == "/elsewhere":
             self.answer(b"", status=302, headers=[("location", "https://elsewhere.invalid/")])
         elif path == "/stream":
