@@ -15,8 +15,10 @@ use super::clock::now;
 use super::context::Context;
 use super::env_file::Value;
 use super::report::{CliError, shown, usage};
+use super::room;
 use super::run::{Run, names_of, not_started, read_env_file, settable};
 use super::source;
+use crate::client::places::Places;
 use crate::client::relay::{Brokered, Relay};
 use crate::core::backend::RevokeTarget;
 use crate::core::catalog::bases_for;
@@ -59,6 +61,7 @@ pub async fn run(
     let agents = open.backend.list_agents(open.token).await?;
     let held = open.backend.list_credentials(open.token, &agent).await?;
     let held: Vec<ServiceName> = held.into_iter().map(|one| one.service).collect();
+    let room = asked.sandbox.clone();
     let plan = plan(context, asked, &held).await?;
     if plan.services.is_empty() {
         context.out.warn(&format!("{agent} has no keys; the program runs without any"));
@@ -91,6 +94,22 @@ pub async fn run(
         }
     }
     past_proxies(&mut command);
+    let set = |name: &str| {
+        plan.literals.contains_key(name)
+            || plan.names.iter().any(|(own, _)| own == name)
+            || plan
+                .services
+                .iter()
+                .any(|one| bases_for(&one.service).iter().any(|(variable, _)| variable == name))
+    };
+    // What is made for the room goes when the program has ended.
+    let _room = match room {
+        None => None,
+        Some(allowed) => {
+            let places = Places::from_environment()?;
+            Some(room::prepare(&places, &allowed, port)?.around(&mut command, &set)?)
+        }
+    };
 
     let out = context.out;
     let tell = Box::new(move |text: &str| out.warn(&format!("gateway: {}", shown(text))));

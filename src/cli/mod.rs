@@ -25,6 +25,7 @@ mod pasted;
 pub mod progress;
 pub mod report;
 pub mod request;
+mod room;
 pub mod scopes;
 pub mod secret_input;
 pub mod session;

@@ -37,13 +37,15 @@ use crate::core::terms::Exposure;
             --help says when a daemon is asked.",
     note = "With --broker the program gets no key, but a stand-in that is good for this run, and \
             addresses (OPENAI_BASE_URL, ANTHROPIC_BASE_URL, ...) by which its requests go through \
-            the backend, which puts the keys in. See docs/gateway.md.",
+            the backend, which puts the keys in. With --sandbox besides, it reaches nothing else: the \
+            folder that it is started in, the system's programs, and the gateway.",
     note = "Exits as the program does; 126 if it cannot be executed, 127 if it is not there, 8 \
             while the daemon waits for an approval.",
     example = "agentkeys run my-agent -- printenv OPENROUTER_API_KEY",
     example = "agentkeys run my-agent -- npx some-mcp-server",
     example = "agentkeys run my-agent --env LLM_KEY=openrouter --only -- python agent.py",
     example = "agentkeys run --broker my-agent -- python agent.py",
+    example = "agentkeys run --broker --sandbox my-agent -- python3 agent.py",
     example = "agentkeys run --env-file .env.agentkeys -- make test"
 )]
 /// see above
@@ -60,6 +62,12 @@ pub struct RunArgs {
     /// use the keys through the backend: the program gets none
     #[argh(switch)]
     broker: bool,
+    /// with --broker: shut the program into a room with its folder and the gateway
+    #[argh(switch)]
+    sandbox: bool,
+    /// with --sandbox: a file or folder that it may read and execute; may be given again
+    #[argh(option, arg_name = "path")]
+    allow_read: Vec<String>,
     /// only the services that --env and --env-file name
     #[argh(switch)]
     only: bool,
@@ -76,6 +84,8 @@ pub struct Run {
     pub file: Option<String>,
     pub only: bool,
     broker: bool,
+    /// What may be read in the room; absent: there is no room.
+    pub sandbox: Option<Vec<PathBuf>>,
 }
 
 /// Whether a credential may go under a name.
@@ -120,8 +130,23 @@ impl TryFrom<RunArgs> for Run {
                 "agentkeys run --broker my-agent -- python agent.py",
             ));
         }
+        if raw.sandbox && !raw.broker {
+            return Err(usage(
+                "--sandbox goes with --broker",
+                "in the room a program reaches the gateway and nothing else",
+                "agentkeys run --broker --sandbox my-agent -- python agent.py",
+            ));
+        }
+        if !raw.sandbox && !raw.allow_read.is_empty() {
+            return Err(usage(
+                "--allow-read goes with --sandbox",
+                "without a room a program reads what you can read",
+                "agentkeys run --broker --sandbox --allow-read PATH my-agent -- ...",
+            ));
+        }
+        let sandbox = raw.sandbox.then(|| raw.allow_read.into_iter().map(PathBuf::from).collect());
         let (only, broker) = (raw.only, raw.broker);
-        Ok(Self { socket, agent, named, file: raw.env_file, only, broker })
+        Ok(Self { socket, agent, named, file: raw.env_file, only, broker, sandbox })
     }
 }
 
@@ -202,7 +227,7 @@ impl Run {
         self,
         context: &Context<'_>,
     ) -> Result<(AgentIdentity, Variables), CliError> {
-        let Self { socket, agent, named, file, only, broker: _ } = self;
+        let Self { socket, agent, named, file, only, broker: _, sandbox: _ } = self;
         let source = Source::open(context, socket, agent).await?;
         let project = source.defaults(context).await?;
         for (name, _) in &project.variables {

@@ -8,9 +8,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use crate::core::problem::{Answer, Code, Problem};
+use crate::core::types::to_hex;
 use crate::harden;
 
 /// A problem of this machine's files, not of the backend.
@@ -36,6 +38,18 @@ pub fn failed(doing: &str, path: &Path, error: &io::Error) -> Problem {
 
 fn refused(path: &Path, why: impl Into<String>, fix: impl Into<String>) -> Problem {
     trouble(format!("will not use {}", path.display()), why, fix)
+}
+
+/// Makes a folder that nobody had before, for this user alone, where temporary files go.
+///
+/// # Errors
+/// Those of [`make_folder`].
+pub fn make_temporary_folder(name: &str) -> Answer<PathBuf> {
+    let mut random = [0; 16];
+    SystemRandom::new().fill(&mut random).map_err(|_| Problem::internal())?;
+    let path = std::env::temp_dir().join(format!("{name}-{}", to_hex(&random)));
+    make_folder(&path)?;
+    Ok(path)
 }
 
 /// Makes `path` if it is not there, and those above it, for this user alone, and checks that it

@@ -153,17 +153,17 @@ fn restrict(
 }
 
 /// A descriptor that names a path and opens nothing.
-fn open_path(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_path(path: &Path) -> io::Result<OwnedFd> {
     let flags = libc::O_PATH | libc::O_CLOEXEC;
     Ok(OpenOptions::new().read(true).custom_flags(flags).open(path)?.into())
 }
 
-fn is_folder(open: &OwnedFd) -> io::Result<bool> {
+pub(super) fn is_folder(open: &OwnedFd) -> io::Result<bool> {
     Ok(std::fs::File::from(open.as_fd().try_clone_to_owned()?).metadata()?.is_dir())
 }
 
 /// The Landlock ABI that the kernel offers; 0 if none.
-fn kernel_abi() -> u32 {
+pub(super) fn kernel_abi() -> u32 {
     const VERSION: libc::c_uint = 1;
     let nothing = std::ptr::null::<libc::c_void>();
     // SAFETY: with this flag the call reads no memory, and answers a number.

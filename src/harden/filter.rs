@@ -23,8 +23,8 @@ use seccompiler::{
 
 use super::process::HardenError;
 
-/// The calls that are refused whatever their arguments are.
-const REFUSED: &[libc::c_long] = &[
+/// The calls that nobody has a use for whom we start or are, whatever their arguments.
+pub(super) const EVERYBODYS_REFUSED: &[libc::c_long] = &[
     // Other processes' memory, descriptors and likeness.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -49,14 +49,12 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
-    // Other code: in the kernel, in its place, and in ours. The helper starts what must be started.
+    // Other code in the kernel, and in its place.
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
     KEXEC_FILE_LOAD,
-    libc::SYS_execve,
-    libc::SYS_execveat,
     libc::SYS_personality,
     // Another view of the file system, and ways into it that no path guards.
     libc::SYS_mount,
@@ -92,6 +90,10 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_nfsservctl,
     libc::SYS_vhangup,
 ];
+
+/// What the daemon is refused besides: other code in its place. Its helper starts what must be
+/// started.
+const REFUSED: &[libc::c_long] = &[libc::SYS_execve, libc::SYS_execveat];
 
 /// The calls that only x86 has, or only under a number of its own.
 #[cfg(target_arch = "x86_64")]
@@ -141,7 +143,7 @@ pub fn seccomp_filter() -> Result<(), HardenError> {
     Ok(())
 }
 
-fn failed(error: FilterError) -> HardenError {
+pub(super) fn failed(error: FilterError) -> HardenError {
     HardenError::SystemCallFilter(match error {
         FilterError::Program(seccompiler::Error::Prctl(error))
         | FilterError::Program(seccompiler::Error::Seccomp(error)) => error,
@@ -151,7 +153,7 @@ fn failed(error: FilterError) -> HardenError {
 }
 
 /// What seccompiler says, from its two layers.
-enum FilterError {
+pub(super) enum FilterError {
     Program(seccompiler::Error),
     Rule(seccompiler::BackendError),
 }
@@ -168,9 +170,9 @@ impl From<seccompiler::BackendError> for FilterError {
     }
 }
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn program(rules: Rules, answer: libc::c_int) -> Result<BpfProgram, HardenError> {
+pub(super) fn program(rules: Rules, answer: libc::c_int) -> Result<BpfProgram, HardenError> {
     let make = || -> Result<BpfProgram, FilterError> {
         let here = TargetArch::try_from(std::env::consts::ARCH)?;
         let answer = SeccompAction::Errno(answer.cast_unsigned());
@@ -181,7 +183,8 @@ fn program(rules: Rules, answer: libc::c_int) -> Result<BpfProgram, HardenError>
 }
 
 fn refused() -> Result<Rules, HardenError> {
-    let mut rules: Rules = REFUSED.iter().chain(REFUSED_HERE).map(|call| (*call, vec![])).collect();
+    let all = EVERYBODYS_REFUSED.iter().chain(REFUSED).chain(REFUSED_HERE);
+    let mut rules: Rules = all.map(|call| (*call, vec![])).collect();
     let by_argument = || -> Result<[(libc::c_long, Vec<SeccompRule>); 3], FilterError> {
         let is = |at, value: libc::c_int| int(at, SeccompCmpOp::Eq, value);
         let dumpable = vec![
@@ -211,8 +214,17 @@ fn refused() -> Result<Rules, HardenError> {
     Ok(rules)
 }
 
+/// That the bits of `mask` in such an argument are those of `value`.
+pub(super) fn masked(
+    at: u8,
+    mask: libc::c_int,
+    value: libc::c_int,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    int(at, SeccompCmpOp::MaskedEq(mask.cast_unsigned().into()), value)
+}
+
 /// A condition on an argument that the kernel takes as an `int`: its lower half.
-fn int(
+pub(super) fn int(
     at: u8,
     how: SeccompCmpOp,
     value: libc::c_int,
@@ -223,7 +235,7 @@ fn int(
 /// The same program, with the x32 numbering refused before it: there the same calls have other
 /// numbers, in the same architecture by name.
 #[cfg(target_arch = "x86_64")]
-fn without_x32(program: BpfProgram) -> BpfProgram {
+pub(super) fn without_x32(program: BpfProgram) -> BpfProgram {
     const X32: u32 = 0x4000_0000;
     let load_number = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let below = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
@@ -239,7 +251,7 @@ fn without_x32(program: BpfProgram) -> BpfProgram {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn without_x32(program: BpfProgram) -> BpfProgram {
+pub(super) fn without_x32(program: BpfProgram) -> BpfProgram {
     program
 }
 
@@ -274,7 +286,7 @@ mod tests {
 
     #[test]
     fn no_call_is_listed_twice_and_every_argument_rule_is_kept() {
-        let all = REFUSED.len() + REFUSED_HERE.len();
+        let all = EVERYBODYS_REFUSED.len() + REFUSED.len() + REFUSED_HERE.len();
         assert_eq!(refused().unwrap().len(), all + 3);
     }
 

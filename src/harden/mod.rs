@@ -47,6 +47,7 @@ mod pages;
 mod pass;
 mod process;
 mod report;
+mod room;
 mod signal;
 mod spawn;
 mod stack;
@@ -73,6 +74,7 @@ pub use process::{
     restrict_umask,
 };
 pub use report::{Finding, Mechanism, Need, Profile, Report, State, report};
+pub use room::{ClosedRoom, Room};
 pub use signal::ProcessHandle;
 pub use spawn::spawn_detached;
 pub use stack::wipe_stack;

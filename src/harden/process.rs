@@ -30,6 +30,9 @@ pub enum HardenError {
     /// The kernel has Landlock, and refused the rules.
     #[error("cannot confine this process to its own files: landlock")]
     Landlock(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The kernel cannot hold a closed room.
+    #[error("this kernel cannot hold a closed room: it wants Landlock ABI 6, and there is {0}")]
+    NoRoom(u32),
     /// What binds one thread alone was asked for when there were several.
     #[error("cannot protect a process of {0} threads: it is called before others start")]
     Threads(usize),

@@ -34,7 +34,7 @@ pub(super) fn leave_everything_behind() -> io::Result<()> {
 
 /// Marks every descriptor above 2 close-on-exec. They are not closed at once,
 /// because std tells a failed exec over one of them.
-fn close_on_exec_from_3() -> io::Result<()> {
+pub(super) fn close_on_exec_from_3() -> io::Result<()> {
     const FLAG: libc::c_uint = libc::CLOSE_RANGE_CLOEXEC;
     // SAFETY: close_range takes integers; with this flag nothing is closed here.
     if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, FLAG) } == 0 {
