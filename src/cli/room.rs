@@ -18,18 +18,10 @@ use crate::harden::{ClosedRoom, Room};
 const SYSTEM: [&str; 11] = [
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc", "/proc", "/sys",
 ];
-/// Devices without which programs do not start.
-const DEVICES: [&str; 9] = [
-    "/dev/null",
-    "/dev/zero",
-    "/dev/full",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/tty",
-    "/dev/ptmx",
-    "/dev/pts",
-    "/dev/shm",
-];
+/// Devices without which programs do not start. Not other terminals (`/dev/pts`) nor shared memory
+/// (`/dev/shm`): both are the whole user's.
+const DEVICES: [&str; 6] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 /// Variables that lead to a credential, or to somebody who acts for this user.
 const AMBIENT: [&str; 17] = [
     "SSH_AUTH_SOCK",

@@ -36,6 +36,12 @@ struct Words {
 /// [`HardenError::Capabilities`], [`HardenError::Threads`].
 pub fn drop_capabilities() -> Result<(), HardenError> {
     single_threaded()?;
+    give_up_all().map_err(HardenError::Capabilities)
+}
+
+/// The same for the calling thread, which is the only one in a child between fork and exec:
+/// async-signal-safe.
+pub(super) fn give_up_all() -> io::Result<()> {
     drop_bounding_set();
     let (clear, none) = (libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0 as libc::c_ulong);
     // SAFETY: PR_CAP_AMBIENT takes integers and touches no memory of ours. Kernels that have no
@@ -45,7 +51,7 @@ pub fn drop_capabilities() -> Result<(), HardenError> {
     let empty = [Words { effective: 0, permitted: 0, inheritable: 0 }; 2];
     // SAFETY: `header` and both words are as capset(2) has them, and outlive the call.
     let returned = unsafe { libc::syscall(libc::SYS_capset, &raw const header, empty.as_ptr()) };
-    check(if returned < 0 { -1 } else { 0 }).map_err(HardenError::Capabilities)
+    check(if returned < 0 { -1 } else { 0 })
 }
 
 /// Needs CAP_SETPCAP, which an ordinary user has not: what stays in the set there is no right, only

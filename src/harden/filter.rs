@@ -72,7 +72,6 @@ pub(super) const EVERYBODYS_REFUSED: &[libc::c_long] = &[
     libc::SYS_fspick,
     libc::SYS_mount_setattr,
     libc::SYS_open_by_handle_at,
-    libc::SYS_mknodat,
     // The machine.
     libc::SYS_swapon,
     libc::SYS_swapoff,
@@ -91,9 +90,9 @@ pub(super) const EVERYBODYS_REFUSED: &[libc::c_long] = &[
     libc::SYS_vhangup,
 ];
 
-/// What the daemon is refused besides: other code in its place. Its helper starts what must be
-/// started.
-const REFUSED: &[libc::c_long] = &[libc::SYS_execve, libc::SYS_execveat];
+/// What the daemon is refused besides: other code in its place, which its helper starts where it must
+/// be; and nodes.
+const REFUSED: &[libc::c_long] = &[libc::SYS_execve, libc::SYS_execveat, libc::SYS_mknodat];
 
 /// The calls that only x86 has, or only under a number of its own.
 #[cfg(target_arch = "x86_64")]

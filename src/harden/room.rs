@@ -21,6 +21,7 @@ use landlock::{
 };
 use seccompiler::{BpfProgram, SeccompCmpOp, SeccompRule};
 
+use super::capabilities::give_up_all;
 use super::confinement::{is_folder, kernel_abi, open_path};
 use super::filter::{self, EVERYBODYS_REFUSED, Rules, int, masked};
 use super::process::{HardenError, check};
@@ -81,6 +82,8 @@ impl ClosedRoom {
         let yes: libc::c_ulong = 1;
         // SAFETY: PR_SET_NO_NEW_PRIVS takes integers.
         check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, yes, none, none, none) })?;
+        // Root's would let it read what Landlock keeps from it (CAP_PERFMON, CAP_SYS_PTRACE).
+        give_up_all()?;
         let ruleset = self.ruleset.as_raw_fd();
         // SAFETY: the descriptor is open as long as this is held; the call takes two integers.
         if unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } != 0 {
@@ -135,11 +138,29 @@ fn ruleset(room: &Room) -> Result<Option<OwnedFd>, RulesetError> {
     Ok(rules.add_rule(NetPort::new(room.port, AccessNet::ConnectTcp))?.into())
 }
 
+/// What a room is refused besides: what reaches other processes of its user, and listening. Without
+/// an address a socket is bound to a port of the kernel's choice, past Landlock.
+const REFUSED: &[libc::c_long] = &[
+    libc::SYS_listen,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+];
+
 /// The calls that are refused, by themselves or by their arguments.
 fn refused() -> Result<Rules, HardenError> {
-    let mut rules: Rules = EVERYBODYS_REFUSED.iter().map(|call| (*call, vec![])).collect();
-    // Without an address a socket is bound to one of the kernel's choice, past Landlock.
-    rules.insert(libc::SYS_listen, vec![]);
+    let all = EVERYBODYS_REFUSED.iter().chain(REFUSED);
+    let mut rules: Rules = all.map(|call| (*call, vec![])).collect();
     for (call, rule) in by_argument().map_err(filter::failed)? {
         rules.insert(call, rule);
     }
@@ -200,6 +221,8 @@ fn by_argument() -> Result<ByArgument, filter::FilterError> {
         (libc::SYS_ioctl, typed),
         (libc::SYS_clone, spaces),
         (libc::SYS_prctl, vec![tracer]),
+        // Limits of other processes.
+        (libc::SYS_prlimit64, vec![SeccompRule::new(vec![is_not(0, 0)?])?]),
     ])
 }
 
@@ -210,7 +233,10 @@ mod tests {
     #[test]
     fn a_room_has_a_filter_that_the_kernel_takes_and_names_each_call_once() {
         let rules = refused().unwrap();
-        assert_eq!(rules.len(), EVERYBODYS_REFUSED.len() + 1 + by_argument().ok().unwrap().len());
+        assert_eq!(
+            rules.len(),
+            EVERYBODYS_REFUSED.len() + REFUSED.len() + by_argument().ok().unwrap().len()
+        );
         let program = filter::without_x32(filter::program(rules, libc::EPERM).unwrap());
         assert!((100..2048).contains(&program.len()), "{}", program.len());
     }

@@ -2,6 +2,7 @@
 use serde_json::{Value, json};
 
 use crate::daemon_process::{Daemon, pair};
+use crate::holder_support::seat;
 use crate::home::Home;
 use crate::pair::{is_ok, text};
 
@@ -66,6 +67,35 @@ fn list_credentials() {
     for secret in ["sk-or-v1-test", "ghp_test"] {
         assert!(!answer.to_string().contains(secret));
     }
+}
+
+#[test]
+fn a_key_that_is_not_shown_is_listed_as_such_and_run_beside_the_daemon_keeps_to_it() {
+    let (home, mut daemon) = paired(&[("openrouter", "sk-or-v1-test"), ("github", "ghp_test")]);
+    home.run(&["expose", "my-agent", "openrouter", "inject"]).exits(0);
+    home.run(&["expose", "my-agent", "github", "broker"]).exits(0);
+    for (service, way) in [("openrouter", "agentkeys run my-agent"), ("github", "run --broker")] {
+        let answer = get(&mut daemon, service);
+        assert!(!is_ok(&answer) && text(&answer).contains("has chosen"), "{}", text(&answer));
+        assert!(text(&answer).contains(way), "{}", text(&answer));
+        assert!(!answer.to_string().contains("_test") && !answer.to_string().contains("-test"));
+    }
+    let answer = daemon.call("list_credentials", json!({}));
+    let listed = answer["structuredContent"]["credentials"].as_array().unwrap();
+    let mut tiers: Vec<_> = listed.iter().map(|one| one["exposure"].as_str().unwrap()).collect();
+    tiers.sort_unstable();
+    assert_eq!(tiers, ["broker", "inject"]);
+    // The daemon's socket hands out for a program what it does not for the eye.
+    let seat = seat(home.path(), None);
+    let run = |name: &str| {
+        let socket = seat.socket().to_str().unwrap();
+        home.run(&["run", "--socket", socket, "--", "sh", "-c", &format!("echo ${name}")])
+    };
+    let ran = run("OPENROUTER_API_KEY").exits(0).says("github is used by the gateway only");
+    assert_eq!(ran.stdout.trim(), "sk-or-v1-test");
+    assert_eq!(run("GITHUB_TOKEN").exits(0).stdout.trim(), "");
+    home.run(&["expose", "my-agent", "github", "reveal"]).exits(0);
+    assert!(is_ok(&get(&mut daemon, "github")));
 }
 
 #[test]

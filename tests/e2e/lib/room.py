@@ -96,6 +96,9 @@ def environment():
 tries = {
     "reads a file of its user's": lambda: open(secret).read() != "",
     "lists what AgentKeys keeps": lambda: os.listdir(folder) != [],
+    "looks at other terminals": lambda: os.listdir("/dev/pts") is not None,
+    "looks at shared memory": lambda: os.listdir("/dev/shm") is not None,
+    "reads another process's environment": lambda: open(f"/proc/{process}/environ").read() != "",
     "writes outside its folder": lambda: writes(outside),
     "connects to another port": lambda: opens((socket.AF_INET, socket.SOCK_STREAM), ("127.0.0.1", tcp)),
     "connects to it by MPTCP": lambda: opens((socket.AF_INET, socket.SOCK_STREAM, 262), ("127.0.0.1", tcp)),

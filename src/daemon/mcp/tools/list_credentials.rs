@@ -9,6 +9,7 @@ use super::super::text::About;
 use super::{Call, Outcome, Tool};
 use crate::core::catalog;
 use crate::core::holder::Listing;
+use crate::core::terms::Exposure;
 
 pub struct ListCredentials;
 
@@ -23,7 +24,7 @@ impl Tool for ListCredentials {
     }
 
     fn description(&self) -> &'static str {
-        "Lists the services whose keys this agent may read, with the version and the time of each, \
+        "Lists the services whose keys this agent may use, with the version and the time of each, \
          and the environment variables that programs expect them in. Never shows a key."
     }
 
@@ -44,6 +45,11 @@ impl Tool for ListCredentials {
                                     "description": "Counts up each time it is stored."},
                         "stored_at": {"type": "string", "format": "date-time"},
                         "variables": {"type": "array", "items": {"type": "string"}},
+                        "exposure": {"type": "string", "enum": ["broker", "inject"],
+                                     "description": "Only where get_credential does not show the \
+                                                     key: inject, it is in the environment of \
+                                                     `agentkeys run <agent> -- <command>`; broker, \
+                                                     only `agentkeys run --broker` uses it."},
                     },
                     "required": ["service", "version", "stored_at", "variables"],
                 }},
@@ -79,12 +85,17 @@ fn content(listing: &Listing) -> JsonObject {
         .credentials
         .iter()
         .map(|known| {
-            json!({
+            let mut row = object(json!({
                 "service": known.service,
                 "version": known.version,
                 "stored_at": known.stored_at,
                 "variables": catalog::variables_of(&known.service),
-            })
+            }));
+            let tier = known.terms.exposure();
+            if tier < Exposure::Reveal {
+                row.insert("exposure".to_owned(), json!(tier));
+            }
+            row
         })
         .collect();
     object(json!({"status": "ok", "agent": listing.agent, "credentials": credentials}))
