@@ -1,10 +1,10 @@
 //! What a master does with a credential that is there: brings the version before back, or deletes
 //! it with all its versions.
-use super::Inner;
 use super::access::Access;
 use super::credential::{KEPT_VERSIONS, not_stored, summary};
 use super::keys;
 use super::rows::{AgentRow, CredentialRow};
+use super::{Inner, Loaded};
 use crate::backend::store::Write;
 use crate::core::audit::{Action, Outcome};
 use crate::core::backend::CredentialSummary;
@@ -12,19 +12,27 @@ use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
 
 impl Inner {
+    /// An agent and its credential, for its master.
+    async fn masters(
+        &self,
+        access: &Access,
+        identity: &AgentIdentity,
+        service: &ServiceName,
+    ) -> Answer<(Loaded<AgentRow>, Loaded<CredentialRow>)> {
+        access.master()?;
+        let agent = self.target(access, identity).await?;
+        let current = self.load(self.credential_key(&agent.row, service)).await?;
+        let current = current.ok_or_else(|| not_stored(&agent.row, service))?;
+        Ok((agent, current))
+    }
+
     pub async fn roll_back(
         &self,
         access: &Access,
         identity: &AgentIdentity,
         service: &ServiceName,
     ) -> Answer<Option<CredentialSummary>> {
-        access.master()?;
-        let agent = self.target(access, identity).await?;
-        let key = self.credential_key(&agent.row, service);
-        let current = self
-            .load::<CredentialRow>(key.clone())
-            .await?
-            .ok_or_else(|| not_stored(&agent.row, service))?;
+        let (agent, current) = self.masters(access, identity, service).await?;
         let none_kept = || {
             Problem::new(
                 Code::NotFound,
@@ -59,7 +67,7 @@ impl Inner {
             (current.row.oldest..oldest)
                 .map(|gone| Write::Delete(keys::version(account, wallet, &mac, gone))),
         );
-        proposal.writes.push(self.put(key, &row)?);
+        proposal.writes.push(self.put(current.key.clone(), &row)?);
         let event = access.event(Action::RollBack, Outcome::Allowed).of(&agent.row);
         let detail = format!("version {} is version {} again", version, current.row.version - 1);
         proposal.events.push(event.service(service).detail(detail));
@@ -75,13 +83,7 @@ impl Inner {
         identity: &AgentIdentity,
         service: &ServiceName,
     ) -> Answer<bool> {
-        access.master()?;
-        let agent = self.target(access, identity).await?;
-        let key = self.credential_key(&agent.row, service);
-        let current = self
-            .load::<CredentialRow>(key.clone())
-            .await?
-            .ok_or_else(|| not_stored(&agent.row, service))?;
+        let (agent, current) = self.masters(access, identity, service).await?;
         let mac = self.service_mac(service);
         let (account, wallet) = (agent.row.account, agent.row.wallet);
         let mut row = AgentRow::clone(&agent.row);
@@ -92,7 +94,7 @@ impl Inner {
         proposal.writes.push(self.put(agent.key.clone(), &row)?);
         let kept = current.row.oldest..current.row.version;
         let kept = kept.map(|version| keys::version(account, wallet, &mac, version));
-        let gone = kept.chain([keys::holder(account, &mac, wallet), key]);
+        let gone = kept.chain([keys::holder(account, &mac, wallet), current.key.clone()]);
         proposal.writes.extend(gone.map(Write::Delete));
         self.push_ending(&agent.row, &current, access.now, &mut proposal)?;
         let event = access.event(Action::Delete, Outcome::Allowed).of(&agent.row);
