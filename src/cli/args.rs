@@ -366,9 +366,6 @@ pub fn unknown_command(given: &str, names: impl IntoIterator<Item = &'static str
         let close: Vec<String> = close.iter().map(|name| format!("agentkeys {name}")).collect();
         format!("did you mean {}?", close.join(" or "))
     };
-    if !close.is_empty() && showable {
-        return usage(detail, "agentkeys --help lists the commands", fix);
-    }
     let mut cause = String::from("the commands are");
     let mut width = cause.len();
     for (at, name) in names.iter().enumerate() {

@@ -254,10 +254,12 @@ impl Run {
             }
         }
         let services: Vec<ServiceName> = held.keys().cloned().collect();
+        let mut kept_back = false;
         if !only {
             let (agent, all) = source.list(context).await?;
             let kept = all.iter().filter(|one| one.terms.exposure() < Exposure::Inject);
             for service in kept.map(|one| &one.service) {
+                kept_back = true;
                 context.out.warn(&format!(
                     "{service} is used by the gateway only, so the program does not get it: \
                      agentkeys run --broker {agent} -- ..."
@@ -288,7 +290,7 @@ impl Run {
                 ));
             }
         }
-        if held.is_empty() && variables.is_empty() {
+        if held.is_empty() && variables.is_empty() && !kept_back {
             context.out.warn(&format!(
                 "{agent} has no keys; the program runs without any. \
                  Give it one: agentkeys store {agent} openrouter"

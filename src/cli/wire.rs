@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::agents::about;
 use super::context::Context;
+use super::near::near;
 use super::pasted::{self, Pasted};
 use super::report::{CliError, shown, usage};
 use super::{Checked, Finish};
@@ -76,13 +77,26 @@ pub struct Wire {
     undo: bool,
 }
 
+/// The client of that name.
+fn client(word: &str) -> Answer<App> {
+    App::of(word).map_err(|mut problem| {
+        if let Some(meant) = near(word, App::ALL.iter().map(|app| app.word())).first() {
+            problem.fix = format!("did you mean {meant}?");
+        } else {
+            problem.fix = "the client stands first, then the agent: agentkeys wire cursor my-agent"
+                .to_owned();
+        }
+        problem
+    })
+}
+
 impl TryFrom<WireArgs> for Wire {
     type Error = Problem;
 
     fn try_from(raw: WireArgs) -> Result<Self, Problem> {
         let (app, agent) = match raw.words.as_slice() {
-            [app] => (App::of(app)?, None),
-            [app, agent] => (App::of(app)?, Some(agent.parse()?)),
+            [app] => (client(app)?, None),
+            [app, agent] => (client(app)?, Some(agent.parse()?)),
             words => {
                 let known: Vec<&str> = App::ALL.iter().map(|app| app.word()).collect();
                 return Err(usage(
@@ -354,7 +368,7 @@ async fn say_whose(context: &Context<'_>, agent: &AgentIdentity) {
         Ok(found) if found.revoked.is_some() => {
             context.out.say(&format!("{agent} is revoked now: the approval gives it access again"));
         }
-        Ok(_) => context.out.say(&format!("it asks whether the daemon is {agent}'s: say yes")),
+        Ok(_) => context.out.say(&format!("approve asks whether the daemon is {agent}'s: yes")),
         Err(problem) if problem.code == Code::AgentNotFound => {
             let meant = problem.fix.lines().find(|line| line.starts_with("did you mean"));
             let meant = meant.map(|line| format!("; {line}")).unwrap_or_default();

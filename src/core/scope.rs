@@ -25,9 +25,9 @@ pub struct Scope {
     /// Whether storing is refused.
     #[serde(default)]
     pub read_only: bool,
-    /// How far its credentials are shown at most, whatever their own terms say; absent: no less
-    /// than those.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How far its credentials are shown at most, whatever their own terms say: `broker` or
+    /// `inject`. Absent, and only so: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "ceiling")]
     pub expose: Option<Exposure>,
 }
 
@@ -135,6 +135,14 @@ impl<'de> Deserialize<'de> for Scope {
 /// so a program that meant "none" is not given all.
 fn bounded<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BTreeSet<ServiceName>>, D::Error> {
     names(d).map(Some)
+}
+
+/// Reads a limit. One that is none is refused, so that a scope is written in one way only.
+fn ceiling<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Exposure>, D::Error> {
+    match Exposure::deserialize(d)? {
+        Exposure::Reveal => Err(D::Error::custom("a scope without a limit has no expose")),
+        tier => Ok(Some(tier)),
+    }
 }
 
 /// Reads a list of at most [`MAX_SERVICES`] names, none twice.

@@ -144,6 +144,6 @@ impl Arbitrary for AnyDetails {
 }
 
 fn tier(g: &mut Gen) -> Option<Exposure> {
-    let tiers = [Exposure::Broker, Exposure::Inject, Exposure::Reveal];
+    let tiers = [Exposure::Broker, Exposure::Inject];
     bool::arbitrary(g).then(|| *g.choose(&tiers).unwrap())
 }

@@ -23,7 +23,8 @@ fn acts(scope: &Scope) -> Vec<(bool, bool, bool)> {
 }
 
 fn no_more(narrow: &Scope, wide: &Scope) -> bool {
-    acts(narrow).iter().zip(acts(wide)).all(|(n, w)| n.0 <= w.0 && n.1 <= w.1 && n.2 <= w.2)
+    narrow.exposure() <= wide.exposure()
+        && acts(narrow).iter().zip(acts(wide)).all(|(n, w)| n.0 <= w.0 && n.1 <= w.1 && n.2 <= w.2)
 }
 
 quickcheck! {
@@ -108,6 +109,13 @@ fn absent_is_everything_and_empty_is_nothing() {
 fn null_services_are_refused() {
     assert!(read(json!({ "services": null })).is_err());
     assert!(read(json!({ "services": null, "read_only": true })).is_err());
+}
+
+#[test]
+fn a_limit_that_is_none_is_not_written_down() {
+    let of = |tier: &str| read(json!({"read_only": true, "expose": tier}));
+    assert!(of("broker").is_ok() && of("inject").is_ok());
+    assert!(of("reveal").is_err() && of("x").is_err() && of("Broker").is_err());
 }
 
 #[test]
