@@ -42,7 +42,7 @@ for client in claude-code claude-desktop cursor vscode codex; do
     agentkeys wire "$client" my-bot --print | tail -n +1 >"$home/printed"
     contains "$(cat "$home/printed")" "$AGENTKEYS"
     [ ! -e "$path" ] || cmp "$path" "$home/before"
-    contains "$(agentkeys wire "$client" my-bot 2>&1)" "agentkeys approve CODE --as my-bot"
+    contains "$(agentkeys wire "$client" my-bot 2>&1)" "there is no agent my-bot yet"
     cp "$path" "$home/once"
     expect false jq -r .changed <<<"$(agentkeys wire "$client" my-bot --json)"
     cmp "$path" "$home/once"
