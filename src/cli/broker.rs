@@ -69,18 +69,6 @@ pub async fn run(
 
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(no_listener)?;
     let port = listener.local_addr().map_err(no_listener)?.port();
-    // A session of the run's own, which reads nothing but what the run uses, and ends with it.
-    let services: BTreeSet<_> = plan.services.iter().map(|one| one.service.clone()).collect();
-    let scope = Scope {
-        services: Some(services),
-        read_only: true,
-        expose: Some(Exposure::Broker),
-        ..Scope::everything()
-    };
-    let minted = open.backend.create_child_session(open.token, Some(&agent), scope).await?;
-    let wallet = minted.wallet;
-    let name = agents.iter().find(|one| one.wallet == wallet).map_or(agent.to_string(), label);
-
     for (name, value) in &plan.literals {
         command.env(name, value.as_str());
     }
@@ -94,22 +82,27 @@ pub async fn run(
         }
     }
     past_proxies(&mut command);
-    let set = |name: &str| {
-        plan.literals.contains_key(name)
-            || plan.names.iter().any(|(own, _)| own == name)
-            || plan
-                .services
-                .iter()
-                .any(|one| bases_for(&one.service).iter().any(|(variable, _)| variable == name))
-    };
+    let in_room = room.is_some();
     // What is made for the room goes when the program has ended.
     let _room = match room {
         None => None,
         Some(allowed) => {
             let places = Places::from_environment()?;
-            Some(room::prepare(&places, &allowed, port)?.around(&mut command, &set)?)
+            Some(room::prepare(&places, &allowed, port)?.around(&mut command)?)
         }
     };
+
+    // A session of the run's own, which reads nothing but what the run uses, and ends with it.
+    let services: BTreeSet<_> = plan.services.iter().map(|one| one.service.clone()).collect();
+    let scope = Scope {
+        services: Some(services),
+        read_only: true,
+        expose: Some(Exposure::Broker),
+        ..Scope::everything()
+    };
+    let minted = open.backend.create_child_session(open.token, Some(&agent), scope).await?;
+    let wallet = minted.wallet;
+    let name = agents.iter().find(|one| one.wallet == wallet).map_or(agent.to_string(), label);
 
     let out = context.out;
     let tell = Box::new(move |text: &str| out.warn(&format!("gateway: {}", shown(text))));
@@ -118,7 +111,7 @@ pub async fn run(
     let serving = tokio::spawn(relay.clone().serve(listener));
     let renewing = tokio::spawn(relay.clone().keep_signed_in(now));
     context.verbose(&format!("runs as {name} by the gateway at 127.0.0.1:{port}"));
-    let ended = stay_beside(command).await;
+    let ended = stay_beside(command, in_room).await;
     serving.abort();
     renewing.abort();
     // With the run its session ends; one that cannot be ended now ends by itself.
@@ -186,13 +179,24 @@ fn past_proxies(command: &mut Command) {
 
 /// Starts the program and waits until it has ended. What is meant to end us goes on to it; what a
 /// terminal sends reaches it by itself, and is not to end us before it.
-async fn stay_beside(mut command: Command) -> Result<ExitStatus, CliError> {
+async fn stay_beside(mut command: Command, in_room: bool) -> Result<ExitStatus, CliError> {
     let catch = |kind| signal(kind).map_err(|error| CliError::from(no_signals(&error)));
     let mut interrupt = catch(SignalKind::interrupt())?;
     let mut quit = catch(SignalKind::quit())?;
     let mut terminate = catch(SignalKind::terminate())?;
     let mut hang_up = catch(SignalKind::hangup())?;
-    let mut child = command.spawn().map_err(|error| not_started(command.get_program(), &error))?;
+    let mut child = command.spawn().map_err(|error| {
+        let mut failed = not_started(command.get_program(), &error);
+        if in_room
+            && error.kind() == std::io::ErrorKind::PermissionDenied
+            && let CliError::Exit { problem, .. } = &mut failed
+        {
+            problem.fix = "in the room there are the system's programs and its own folder; \
+                           name where this one lies: --allow-read FOLDER"
+                .to_owned();
+        }
+        failed
+    })?;
     // A copy of its environment has the stand-ins, which are nobody else's business.
     drop(command);
     let handle = ProcessHandle::open(child.id());

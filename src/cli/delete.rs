@@ -15,7 +15,7 @@ use crate::core::problem::Problem;
     description = "Deletes an agent's key of one service, with its earlier versions. This cannot \
                    be undone; the record of what was done with it stays. At a terminal it asks \
                    first; elsewhere it wants --yes.",
-    note = "A key that a service made by its own interface is ended there too. [agent] may be left \
+    note = "How far it was shown and its rules stay, for a key that is stored later. A key that a service made by its own interface is ended there too. [agent] may be left \
             out where there is just one; teardown deletes the agent with all its keys.",
     example = "agentkeys delete my-agent openrouter",
     example = "agentkeys delete my-agent openrouter --yes"

@@ -75,7 +75,8 @@ pub fn prepare(places: &Places, allowed: &[PathBuf], port: u16) -> Answer<Prepar
         ));
     }
     apart_from_ours(places, &here)?;
-    let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+    let kept: Vec<PathBuf> = ours(places).into_iter().chain(home).collect();
+    let mut read = system_without(&kept);
     for path in allowed {
         let whole = path.canonicalize().map_err(|error| {
             let what = format!("--allow-read {} is not there", shown(&path.display().to_string()));
@@ -90,19 +91,26 @@ pub fn prepare(places: &Places, allowed: &[PathBuf], port: u16) -> Answer<Prepar
     Ok(Prepared { room: Room { read, write, devices, port }, temporary })
 }
 
-/// Refuses a path that holds a folder of ours, or lies in one.
-fn apart_from_ours(places: &Places, path: &Path) -> Answer<()> {
-    let whole = |ours: &Path| ours.canonicalize().unwrap_or_else(|_| ours.to_owned());
+/// The system's folders but those that hold one of these: a home in `/opt`, say, is no part of it.
+fn system_without(kept: &[PathBuf]) -> Vec<PathBuf> {
+    let holds_none = |path: &PathBuf| !kept.iter().any(|kept| kept.starts_with(path));
+    SYSTEM.iter().map(PathBuf::from).filter(holds_none).collect()
+}
+
+/// Where AgentKeys keeps what is its own.
+fn ours(places: &Places) -> Vec<PathBuf> {
     let mut ours = vec![places.data().to_owned(), places.state().to_owned()];
     ours.extend(places.config_file().parent().map(Path::to_owned));
     ours.extend(places.sockets());
     // Where daemons keep their sessions.
     ours.extend(places.home().map(|home| home.join(".agentkeys")));
-    match ours
-        .iter()
-        .map(|ours| whole(ours))
-        .find(|ours| path.starts_with(ours) || ours.starts_with(path))
-    {
+    ours.into_iter().map(|path| path.canonicalize().unwrap_or(path)).collect()
+}
+
+/// Refuses a path that holds a folder of ours, or lies in one.
+fn apart_from_ours(places: &Places, path: &Path) -> Answer<()> {
+    let together = |ours: &PathBuf| path.starts_with(ours) || ours.starts_with(path);
+    match ours(places).iter().find(|ours| together(ours)) {
         Some(found) => Err(usage(
             format!("{} is not opened to the program", path.display()),
             format!("AgentKeys keeps what is its own in {}", found.display()),
@@ -113,18 +121,16 @@ fn apart_from_ours(places: &Places, path: &Path) -> Answer<()> {
 }
 
 impl Prepared {
-    /// Has the command start its program in the room; `set` are the variables that this run gave it.
-    /// The room's own folder is there as long as what is returned.
+    /// Has the command start its program in the room. Of this process's variables those go that lead
+    /// to a credential; what the command was given itself stays. The room's own folder is there as
+    /// long as what is returned.
     ///
     /// # Errors
     /// The kernel cannot hold the room. Nothing is started then.
-    pub fn around(
-        self,
-        command: &mut Command,
-        set: &dyn Fn(&str) -> bool,
-    ) -> Result<Temporary, CliError> {
+    pub fn around(self, command: &mut Command) -> Result<Temporary, CliError> {
         for name in leading_elsewhere(std::env::vars_os().map(|(name, _)| name)) {
-            if !name.to_str().is_some_and(set) {
+            let given = command.get_envs().any(|(own, value)| own == name && value.is_some());
+            if !given {
                 command.env_remove(name);
             }
         }
@@ -159,6 +165,13 @@ fn leading_elsewhere(names: impl Iterator<Item = OsString>) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_system_folder_that_holds_a_home_is_left_out() {
+        let read = system_without(&["/opt/agent".into(), "/home/ada/.agentkeys".into()]);
+        assert!(!read.contains(&"/opt".into()) && read.contains(&"/usr".into()));
+        assert_eq!(read.len(), SYSTEM.len() - 1);
+    }
 
     #[test]
     fn what_leads_to_a_credential_is_taken_out_and_the_rest_is_not() {

@@ -58,6 +58,12 @@ expect 200 room my-agent -- node -e 'fetch(process.env.MY_API_BASE_URL + "/plain
 expect_exit 7 room my-agent -- sh -c 'exit 7'
 expect 0 sh -c 'ls -d "${TMPDIR:-/tmp}"/agentkeys-room-* 2>/dev/null | wc -l'
 
+say "A program that lies elsewhere is not started, and the way is told"
+cp /usr/bin/env "$home/tools/elsewhere"
+expect_exit 126 room my-agent -- "$home/tools/elsewhere" true
+contains "$error" "--allow-read FOLDER"
+expect_exit 0 room --allow-read "$home/tools" my-agent -- "$home/tools/elsewhere" true
+
 say "No room where it would be none"
 cd "$home"
 expect_exit 2 room my-agent -- true

@@ -77,6 +77,7 @@ impl Inner {
     }
 
     /// Deletes a credential and its earlier versions; a key that was made is ended at its service.
+    /// Its terms stay: a key that is stored later is shown no further without a proof of presence.
     pub async fn delete_credential(
         &self,
         access: &Access,
@@ -88,7 +89,6 @@ impl Inner {
         let (account, wallet) = (agent.row.account, agent.row.wallet);
         let mut row = AgentRow::clone(&agent.row);
         row.services = row.services.saturating_sub(1);
-        row.terms.remove(service);
         let mut proposal = access.unchanged();
         proposal.checks.extend([agent.unchanged(), current.unchanged()]);
         proposal.writes.push(self.put(agent.key.clone(), &row)?);
