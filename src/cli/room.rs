@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::pasted::service_of;
-use super::report::{CliError, shown, usage};
+use super::report::{CliError, shown};
 use crate::client::files;
 use crate::client::places::Places;
 use crate::core::problem::{Answer, Code, Problem};
@@ -68,7 +68,8 @@ pub fn prepare(places: &Places, allowed: &[PathBuf], port: u16) -> Answer<Prepar
     })?;
     let home = places.home().and_then(|home| home.canonicalize().ok());
     if home.as_deref() == Some(&*here) || here.parent().is_none() {
-        return Err(usage(
+        return Err(Problem::new(
+            Code::Invalid,
             "--sandbox wants a folder of the program's own",
             format!("it may do everything in the folder here, and {} is too much", here.display()),
             "cd into the project's folder",
@@ -111,7 +112,8 @@ fn ours(places: &Places) -> Vec<PathBuf> {
 fn apart_from_ours(places: &Places, path: &Path) -> Answer<()> {
     let together = |ours: &PathBuf| path.starts_with(ours) || ours.starts_with(path);
     match ours(places).iter().find(|ours| together(ours)) {
-        Some(found) => Err(usage(
+        Some(found) => Err(Problem::new(
+            Code::Invalid,
             format!("{} is not opened to the program", path.display()),
             format!("AgentKeys keeps what is its own in {}", found.display()),
             "run it in the project's folder, and name no folder above",
