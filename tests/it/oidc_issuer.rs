@@ -62,7 +62,7 @@ async fn a_slow_issuer_is_asked_once_for_everybody_who_waits() {
         return;
     }
     let scene = std::sync::Arc::new(Scene::new(&[]).await);
-    scene.provider.has(json!({"do": "answer", "path": JWKS, "delay": 4000}));
+    scene.provider.has(json!({"do": "answer", "path": JWKS, "delay": 2000}));
     let mut waiting = Vec::new();
     for _ in 0..20 {
         let scene = scene.clone();
