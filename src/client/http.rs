@@ -14,10 +14,11 @@ mod exchange;
 mod fault;
 mod guard;
 mod methods;
+mod pool;
 mod sender;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -30,17 +31,14 @@ use self::connect::Belief;
 pub use self::exchange::{ProgramBody, ServiceBody};
 pub use self::fault::{Unreachable, is_unreachable};
 pub use self::guard::Guard;
-use self::sender::{Idle, Sender};
+use self::pool::Pool;
+use self::sender::Sender;
 use super::wait::{Onlooker, watched};
 use crate::core::audit::Head;
 use crate::core::problem::{Answer, Problem};
 use crate::core::types::Timestamp;
 use crate::core::wire::{self, Route};
 use crate::web::{Certificate, Trust};
-
-/// How long an idle connection is kept; below the server's 75 s, so that it is the client who
-/// hangs up.
-const KEEP_IDLE: Duration = Duration::from_secs(30);
 
 /// How hard to try.
 #[derive(Clone, Debug)]
@@ -79,7 +77,9 @@ pub struct HttpBackend {
     address: Address,
     options: Options,
     belief: Belief,
-    idle: Mutex<Vec<Idle>>,
+    idle: Pool,
+    /// Those that exchanges with services go by.
+    exchanges: Arc<Pool<ProgramBody>>,
     permits: Semaphore,
     head: Mutex<Option<Head>>,
     clocks: Mutex<Option<Clocks>>,
@@ -115,7 +115,8 @@ impl HttpBackend {
             address,
             options,
             belief: Belief::from(trust),
-            idle: Mutex::default(),
+            idle: Pool::default(),
+            exchanges: Arc::default(),
             permits,
             head: Mutex::default(),
             clocks: Mutex::default(),
@@ -138,7 +139,7 @@ impl HttpBackend {
     /// the first request. One that turns out to be closed is replaced without a word.
     pub async fn adopt(&self, stream: UnixStream) {
         if let Ok(sender) = Sender::one(stream).await {
-            self.keep(sender);
+            self.idle.keep(sender);
         }
     }
 
@@ -201,7 +202,7 @@ impl HttpBackend {
         let mut request = ask.into_request(&self.address.host())?;
         let mut tries = 0;
         loop {
-            let (mut sender, kept) = match self.take_idle().await {
+            let (mut sender, kept) = match self.idle.take().await {
                 Some(sender) => (sender, true),
                 None => {
                     let made = connect::with_retries(&self.address, &self.options, &self.belief);
@@ -212,7 +213,7 @@ impl HttpBackend {
                 Ok(response) => {
                     let ours = super::connect::now();
                     let received = answer::receive(&self.address, route, response, limit).await?;
-                    self.keep(sender);
+                    self.idle.keep(sender);
                     if let Some(theirs) = received.date() {
                         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
                         *clocks = Some(Clocks { theirs, ours });
@@ -221,7 +222,7 @@ impl HttpBackend {
                 }
                 Err(mut error) => {
                     tries += 1;
-                    self.drop_shared();
+                    self.idle.drop_shared();
                     match error.take_message() {
                         Some(unsent) if kept || tries < self.options.tries => request = unsent,
                         Some(_) => return Err(fault::hung_up(&self.address, route, false)),
@@ -232,48 +233,11 @@ impl HttpBackend {
         }
     }
 
-    async fn take_idle(&self) -> Option<Sender> {
-        loop {
-            let mut sender = {
-                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                idle.retain(|kept| kept.since.elapsed() < KEEP_IDLE && !kept.sender.is_closed());
-                // One that is shared stays for the next call.
-                match idle.last()?.sender.share() {
-                    Some(shared) => shared,
-                    None => idle.pop()?.sender,
-                }
-            };
-            if sender.is_ready().await {
-                return Some(sender);
-            }
-        }
-    }
-
-    /// The shared connection is not the next try's: it may take long to know that it has ended.
-    fn drop_shared(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|kept| kept.sender.share().is_none());
-    }
-
-    fn keep(&self, sender: Sender) {
-        if sender.is_closed() {
-            return;
-        }
-        let since = Instant::now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // One shared connection is enough; whichever was made beside it ends with its call.
-        match idle.iter_mut().find(|kept| kept.sender.share().is_some()) {
-            Some(shared) if !shared.sender.is_closed() => shared.since = since,
-            Some(closed) => *closed = Idle { sender, since },
-            None => idle.push(Idle { sender, since }),
-        }
-    }
-
     /// Closes the connections that no call has used for `idle`. What was sent and received over
     /// one stays in its buffers until then.
     pub fn hang_up(&self, idle: Duration) {
-        let mut kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|connection| connection.since.elapsed() < idle);
+        self.idle.hang_up(idle);
+        self.exchanges.hang_up(idle);
     }
 
     fn head_place(&self) -> Option<(u64, u64)> {

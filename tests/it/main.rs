@@ -27,6 +27,7 @@ mod decision;
 mod docs;
 mod email;
 mod env;
+mod exchange_client;
 mod guessing;
 mod harden;
 mod harden_daemon;

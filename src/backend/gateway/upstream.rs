@@ -28,7 +28,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long a connection is kept for the next request.
 const KEEP_IDLE: Duration = Duration::from_secs(60);
 /// Most connections that are kept for one service.
-const MOST_IDLE: usize = 32;
+const MOST_IDLE: usize = 256;
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
 

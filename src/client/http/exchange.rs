@@ -1,5 +1,6 @@
 //! A request to a service through the backend's gateway, both ways as streams.
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use zeroize::Zeroizing;
 
+use super::pool::Pool;
 use super::sender::Sender;
 use super::{HttpBackend, connect};
 use crate::core::gateway::{
@@ -27,9 +29,24 @@ const MAX_PROBLEM: usize = 64 * 1024;
 /// Longest until an answer begins: somewhat more than the backend waits for a service.
 const UNTIL_ANSWER: Duration = Duration::from_secs(620);
 
-/// What a service answers, from its first byte on. It keeps the sender, since over HTTP/1.1 the
-/// connection ends with it.
-pub type ServiceBody = Prefixed<Incoming, Sender<ProgramBody>>;
+/// What a service answers, from its first byte on. It keeps the connection that it comes by.
+pub type ServiceBody = Prefixed<Incoming, Lent>;
+
+/// A connection for one exchange. Once that is over it serves the next; if it broke off it ends,
+/// and over HTTP/1.1 the connection with it.
+pub struct Lent {
+    sender: Option<Sender<ProgramBody>>,
+    from: Arc<Pool<ProgramBody>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // One that is still busy, with a body that nobody waits for, would hold up the next exchange.
+        if let Some(sender) = self.sender.take().filter(Sender::is_free) {
+            self.from.keep(sender);
+        }
+    }
+}
 
 fn broken(backend: &HttpBackend, why: &str) -> Problem {
     Problem::new(
@@ -44,7 +61,8 @@ impl HttpBackend {
     /// Asks a service through the backend, as the agent whose session it is.
     ///
     /// # Errors
-    /// What the backend says, or that it does not answer. Nothing is sent twice.
+    /// What the backend says, or that it does not answer. Nothing is sent twice: a connection that
+    /// was kept, and has ended before anything was sent, is replaced without a word.
     pub async fn forward(
         &self,
         session: &SessionToken,
@@ -60,17 +78,32 @@ impl HttpBackend {
             HeaderValue::from_maybe_shared(wiped(bytes)).map_err(|_| Problem::internal())?;
         bearer.set_sensitive(true);
         let host = self.address.host();
-        let request = Request::post(PATH)
+        let mut request = Request::post(PATH)
             .header(HOST, HeaderValue::from_str(&host).map_err(|_| Problem::internal())?)
             .header(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))
             .header(AUTHORIZATION, bearer)
             .body(Prefixed::new(head, body).boxed_unsync())
             .map_err(|_| Problem::internal())?;
-        let mut sender = connect::with_retries(&self.address, &self.options, &self.belief).await?;
-        let sent = tokio::time::timeout(UNTIL_ANSWER, sender.try_send(request)).await;
-        let response = sent
-            .map_err(|_| broken(self, "no answer began in time"))?
-            .map_err(|_| broken(self, "it hung up"))?;
+        let (response, sender) = loop {
+            let kept = self.exchanges.take().await;
+            let was_kept = kept.is_some();
+            let mut sender = match kept {
+                Some(sender) => sender,
+                None => connect::with_retries(&self.address, &self.options, &self.belief).await?,
+            };
+            let sent = tokio::time::timeout(UNTIL_ANSWER, sender.try_send(request)).await;
+            match sent.map_err(|_| broken(self, "no answer began in time"))? {
+                Ok(response) => break (response, sender),
+                Err(mut error) => {
+                    self.exchanges.drop_shared();
+                    match error.take_message().filter(|_| was_kept) {
+                        Some(unsent) => request = unsent,
+                        None => return Err(broken(self, "it hung up")),
+                    }
+                }
+            }
+        };
+        let lent = Lent { sender: Some(sender), from: self.exchanges.clone() };
         let (parts, mut rest) = response.into_parts();
         let wire = parts.headers.get(WIRE_HEADER).and_then(|value| value.to_str().ok());
         if wire.and_then(|wire| wire.parse().ok()) != Some(WIRE_VERSION) {
@@ -88,7 +121,7 @@ impl HttpBackend {
             let frame = frame.map_err(|_| broken(self, "its answer broke off"))?;
             let Ok(bytes) = frame.into_data() else { continue };
             if let Some((head, first)) = decoder.feed::<ResponseHead>(&bytes)? {
-                return Ok((head, Prefixed::keeping(first, rest, sender)));
+                return Ok((head, Prefixed::keeping(first, rest, lent)));
             }
         }
     }

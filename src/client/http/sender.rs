@@ -1,7 +1,5 @@
 //! What requests are sent by: a connection of HTTP/1.1, for one call at a time, or of HTTP/2,
 //! which calls share.
-use std::time::Instant;
-
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
@@ -21,12 +19,6 @@ pub enum Sender<B = Full<Bytes>> {
     One(http1::SendRequest<B>),
     /// HTTP/2, for the server of this authority.
     Two(http2::SendRequest<B>, Authority),
-}
-
-/// A connection that waits for its next request.
-pub struct Idle {
-    pub sender: Sender,
-    pub since: Instant,
 }
 
 impl<B> Sender<B>
@@ -75,6 +67,14 @@ where
         match self {
             Self::One(sender) => sender.is_closed(),
             Self::Two(sender, _) => sender.is_closed(),
+        }
+    }
+
+    /// Whether a request can be sent at once: the last one, and its answer, are over.
+    pub fn is_free(&self) -> bool {
+        match self {
+            Self::One(sender) => sender.is_ready(),
+            Self::Two(sender, _) => sender.is_ready(),
         }
     }
 

@@ -1,0 +1,78 @@
+//! Connections that wait for their next request.
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Body;
+
+use super::sender::Sender;
+
+/// How long an idle connection is kept; below the server's 75 s, so that it is the client who
+/// hangs up.
+const KEEP_IDLE: Duration = Duration::from_secs(30);
+
+/// Idle connections, for requests whose body is a `B`.
+pub struct Pool<B = Full<Bytes>>(Mutex<Vec<Idle<B>>>);
+
+struct Idle<B> {
+    sender: Sender<B>,
+    since: Instant,
+}
+
+impl<B> Default for Pool<B> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<B> Pool<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// One for a request, if there is any.
+    pub async fn take(&self) -> Option<Sender<B>> {
+        loop {
+            let mut sender = {
+                let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                idle.retain(|kept| kept.since.elapsed() < KEEP_IDLE && !kept.sender.is_closed());
+                // One that is shared stays for the next call.
+                match idle.last()?.sender.share() {
+                    Some(shared) => shared,
+                    None => idle.pop()?.sender,
+                }
+            };
+            if sender.is_ready().await {
+                return Some(sender);
+            }
+        }
+    }
+
+    /// Keeps one whose request is over.
+    pub fn keep(&self, sender: Sender<B>) {
+        if sender.is_closed() {
+            return;
+        }
+        let since = Instant::now();
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One shared connection is enough; whichever was made beside it ends with its call.
+        match idle.iter_mut().find(|kept| kept.sender.share().is_some()) {
+            Some(shared) if !shared.sender.is_closed() => shared.since = since,
+            Some(closed) => *closed = Idle { sender, since },
+            None => idle.push(Idle { sender, since }),
+        }
+    }
+
+    /// The shared connection is not the next try's: it may take long to know that it has ended.
+    pub fn drop_shared(&self) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|kept| kept.sender.share().is_none());
+    }
+
+    /// Closes those that no request has used for `idle`.
+    pub fn hang_up(&self, idle: Duration) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|connection| connection.since.elapsed() < idle);
+    }
+}
