@@ -13,7 +13,7 @@ use crate::core::audit::{Action, Actor, Head, Outcome, Role};
 use crate::core::backend::{ClientInfo, IdentityProof, Minted, WhoAmI};
 use crate::core::frame::Frame;
 use crate::core::presence::Level;
-use crate::core::problem::Answer;
+use crate::core::problem::{Answer, Code};
 use crate::core::sign_in::SignInNews;
 use crate::core::token::SessionToken;
 use crate::core::types::{AccountId, Hash32, PublicKey, Timestamp, WalletAddress};
@@ -56,7 +56,18 @@ impl Inner {
                 }
                 None => {
                     let NewAccount { row, key } = self.new_account(&identity.name, now)?;
-                    let owns_now = self.admit(&identity, row.id, &mut proposal).await?;
+                    let owns_now = match self.admit(&identity, row.id, &mut proposal).await {
+                        Ok(owns_now) => owns_now,
+                        // Somebody owns it since we looked. It may be the same person, who signs in
+                        // twice at once.
+                        Err(refused) if refused.code == Code::Denied => {
+                            match self.load::<ProofRow>(proof_key.clone()).await? {
+                                Some(_) => continue,
+                                None => return Err(refused),
+                            }
+                        }
+                        Err(other) => return Err(other),
+                    };
                     if let Some(news) = &mut news {
                         news.owns_now = owns_now;
                     }
