@@ -94,13 +94,10 @@ impl HttpBackend {
             let sent = tokio::time::timeout(UNTIL_ANSWER, sender.try_send(request)).await;
             match sent.map_err(|_| broken(self, "no answer began in time"))? {
                 Ok(response) => break (response, sender),
-                Err(mut error) => {
-                    self.exchanges.drop_shared();
-                    match error.take_message().filter(|_| was_kept) {
-                        Some(unsent) => request = unsent,
-                        None => return Err(broken(self, "it hung up")),
-                    }
-                }
+                Err(mut error) => match error.take_message().filter(|_| was_kept) {
+                    Some(unsent) => request = unsent,
+                    None => return Err(broken(self, "it hung up")),
+                },
             }
         };
         let lent = Lent { sender: Some(sender), from: self.exchanges.clone() };

@@ -13,17 +13,15 @@ use super::sender::Sender;
 const KEEP_IDLE: Duration = Duration::from_secs(30);
 
 /// Idle connections, for requests whose body is a `B`.
-pub struct Pool<B = Full<Bytes>>(Mutex<Vec<Idle<B>>>);
+pub struct Pool<B = Full<Bytes>> {
+    idle: Mutex<Vec<Idle<B>>>,
+    /// Whether calls at once share a connection that takes more than one.
+    shares: bool,
+}
 
 struct Idle<B> {
     sender: Sender<B>,
     since: Instant,
-}
-
-impl<B> Default for Pool<B> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
 }
 
 impl<B> Pool<B>
@@ -31,14 +29,25 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    /// For calls whose answers are read at once: over HTTP/2 they share a connection.
+    pub fn shared() -> Self {
+        Self { idle: Mutex::default(), shares: true }
+    }
+
+    /// For answers that may be read slowly: over HTTP/2 too each has a connection of its own, since
+    /// one that nobody reads would use up the window of all that share it.
+    pub fn one_each() -> Self {
+        Self { idle: Mutex::default(), shares: false }
+    }
+
     /// One for a request, if there is any.
     pub async fn take(&self) -> Option<Sender<B>> {
         loop {
             let mut sender = {
-                let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 idle.retain(|kept| kept.since.elapsed() < KEEP_IDLE && !kept.sender.is_closed());
                 // One that is shared stays for the next call.
-                match idle.last()?.sender.share() {
+                match self.share(&idle.last()?.sender) {
                     Some(shared) => shared,
                     None => idle.pop()?.sender,
                 }
@@ -55,9 +64,9 @@ where
             return;
         }
         let since = Instant::now();
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // One shared connection is enough; whichever was made beside it ends with its call.
-        match idle.iter_mut().find(|kept| kept.sender.share().is_some()) {
+        match idle.iter_mut().find(|kept| self.share(&kept.sender).is_some()) {
             Some(shared) if !shared.sender.is_closed() => shared.since = since,
             Some(closed) => *closed = Idle { sender, since },
             None => idle.push(Idle { sender, since }),
@@ -66,13 +75,18 @@ where
 
     /// The shared connection is not the next try's: it may take long to know that it has ended.
     pub fn drop_shared(&self) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|kept| kept.sender.share().is_none());
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|kept| self.share(&kept.sender).is_none());
     }
 
     /// Closes those that no request has used for `idle`.
     pub fn hang_up(&self, idle: Duration) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|connection| connection.since.elapsed() < idle);
+    }
+
+    /// The same connection for another call at once.
+    fn share(&self, sender: &Sender<B>) -> Option<Sender<B>> {
+        if self.shares { sender.share() } else { None }
     }
 }
