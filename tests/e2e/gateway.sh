@@ -251,7 +251,7 @@ broker sh -c 'for n in $(seq 100); do
     date +%s.%N >"$HOME/all-ended"' &
 beside=$!
 streaming() { [ "$(grep -l tick "$home"/stream.* 2>/dev/null | wc -l)" -eq 100 ]; }
-within 20 streaming
+within 40 streaming
 asked=$(date +%s.%N)
 agentkeys revoke my-agent >/dev/null 2>&1
 wait "$beside" || true

@@ -120,7 +120,13 @@ class Service(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = serve
 
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+class Server(ThreadingHTTPServer):
+    """Takes a hundred connections at the same moment; Python's own queue has five places."""
+
+    request_queue_size = 512
+
+
+server = Server(("127.0.0.1", 0), Service)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(certificate, key)
 server.socket = context.wrap_socket(server.socket, server_side=True)
