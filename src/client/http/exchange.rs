@@ -32,8 +32,8 @@ const UNTIL_ANSWER: Duration = Duration::from_secs(620);
 /// What a service answers, from its first byte on. It keeps the connection that it comes by.
 pub type ServiceBody = Prefixed<Incoming, Lent>;
 
-/// A connection for one exchange. Once that is over it serves the next; if it broke off it ends,
-/// and over HTTP/1.1 the connection with it.
+/// A connection for one exchange. Once that is over it serves the next. If it broke off, it alone
+/// ends over HTTP/2, and the connection with it over HTTP/1.1.
 pub struct Lent {
     sender: Option<Sender<ProgramBody>>,
     from: Arc<Pool<ProgramBody>>,

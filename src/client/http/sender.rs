@@ -70,7 +70,8 @@ where
         }
     }
 
-    /// Whether a request can be sent at once: the last one, and its answer, are over.
+    /// Whether a request can be sent at once: over HTTP/1.1, whether the last one and its answer
+    /// are over.
     pub fn is_free(&self) -> bool {
         match self {
             Self::One(sender) => sender.is_ready(),
