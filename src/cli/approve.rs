@@ -13,7 +13,7 @@ use super::request::View;
 use super::scopes::short_form;
 use super::{Checked, Finish};
 use crate::core::auth_request::{Details, Kind};
-use crate::core::backend::{AgentSummary, Approved, Fetched, Grant};
+use crate::core::backend::{AgentSummary, Approved, Fetched, Grant, Lasts, MAX_LASTS};
 use crate::core::identity::{AgentIdentity, Alias};
 use crate::core::otp::{Otp, PairCode};
 use crate::core::pin::Fingerprint;
@@ -30,10 +30,14 @@ use crate::core::scope::Scope;
             exists, and ends that agent's old daemon.",
     note = "The last line names your account: a daemon that is started with it takes an answer \
             from no other.",
+    note = "A request that the gateway holds is sent once by an approval. With --for others of the same \
+            method, host and path are sent unasked, whatever their body: for a time (--for 10m), or \
+            for as long as the run lasts (--for run).",
     note = "Without a terminal it takes --yes together with the --otp that the other side shows.",
     example = "agentkeys approve ABCD-EFGH",
     example = "agentkeys approve ABCD-EFGH --name my-bot --scope openrouter,github:ro",
     example = "agentkeys approve ABCD-EFGH --as my-agent",
+    example = "agentkeys approve ABCD-EFGH --for 10m",
     example = "agentkeys approve ABCD-EFGH --yes --otp 123456"
 )]
 /// see above
@@ -47,6 +51,9 @@ pub struct ApproveArgs {
     /// a narrower scope: services, or all, or none; :ro for read-only
     #[argh(option, arg_name = "a,b[:ro]")]
     scope: Option<String>,
+    /// held requests only: how long others like it go unasked: 90s, 10m, 2h, or run
+    #[argh(option, long = "for", arg_name = "time")]
+    lasts: Option<String>,
     /// do not ask; wants --otp
     #[argh(switch)]
     yes: bool,
@@ -64,6 +71,33 @@ pub struct Approve {
     grant: Grant,
     otp: Option<Otp>,
     yes: bool,
+}
+
+/// For how long an approval lets requests through.
+///
+/// # Errors
+/// It is neither a time nor `run`.
+pub fn lasts(text: &str) -> Result<Lasts, Problem> {
+    if text == "run" {
+        return Ok(Lasts::Session);
+    }
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 60 * 60,
+        _ => 0,
+    };
+    let number = text.get(..text.len().saturating_sub(1)).unwrap_or_default();
+    let digits = number.bytes().all(|c| c.is_ascii_digit());
+    let seconds = number.parse::<u64>().ok().filter(|_| digits);
+    match seconds.and_then(|number| number.checked_mul(unit)) {
+        Some(seconds) if (1..=MAX_LASTS).contains(&seconds) => Ok(Lasts::Seconds(seconds)),
+        _ => Err(usage(
+            format!("--for {text} is no time"),
+            "it wants seconds, minutes or hours up to a day, or run",
+            "agentkeys approve ABCD-EFGH --for 10m",
+        )),
+    }
 }
 
 /// The one pair code among a command's words.
@@ -104,6 +138,7 @@ impl TryFrom<ApproveArgs> for Approve {
             agent_id: raw.existing.map(|text| text.parse::<AgentIdentity>()).transpose()?,
             name: raw.name.map(|text| text.parse::<Alias>()).transpose()?,
             scope: raw.scope.map(|text| short_form("--scope", &text)).transpose()?,
+            lasts: raw.lasts.map(|text| lasts(&text)).transpose()?,
         };
         let otp = raw.otp.map(|text| text.parse::<Otp>()).transpose()?;
         Ok(Self { code, grant, otp, yes: raw.yes })
@@ -119,6 +154,13 @@ impl Approve {
                 "--as and --name go with a Pair alone",
                 format!("this request is a {}, which names its agent", request.kind.as_str()),
                 "leave them out",
+            ));
+        }
+        if self.grant.lasts.is_some() && request.held.is_none() {
+            return Err(usage(
+                "--for goes with a request that the gateway holds",
+                format!("this is a {} that a child opened", request.kind.as_str()),
+                "leave it out",
             ));
         }
         let asked = match details {
@@ -140,10 +182,11 @@ impl Approve {
             )),
         }
     }
+}
 
-    /// Lets the person decide.
-    fn confirm(&self, request: &Fetched) -> Result<(), CliError> {
-        if self.otp.is_some_and(|otp| otp != request.otp) {
+/// Lets the person decide.
+fn confirm(request: &Fetched, otp: Option<Otp>, yes: bool) -> Result<(), CliError> {
+        if otp.is_some_and(|otp| otp != request.otp) {
             return Err(Problem::new(
                 Code::Denied,
                 "the OTP is another",
@@ -153,7 +196,7 @@ impl Approve {
             )
             .into());
         }
-        if self.yes {
+        if yes {
             return Ok(());
         }
         if !ask::is_terminal() {
@@ -173,7 +216,6 @@ impl Approve {
             _ => ask::for_yes("Is the OTP the same on both sides, and do you allow this?"),
         }
     }
-}
 
 /// Settles which agent is meant where a daemon asks for a name that an agent has already: that
 /// agent, by a person's word, or another name. Nothing is made by default.
@@ -236,7 +278,13 @@ async fn beside(
 }
 
 /// What was done, and what comes next.
-fn done(approved: &Approved, given: Option<&Scope>, replaced: bool) -> Vec<String> {
+fn done(
+    approved: &Approved,
+    given: Option<&Scope>,
+    replaced: bool,
+    lasts: Option<Lasts>,
+    held: Option<u32>,
+) -> Vec<String> {
     let agent = &approved.agent;
     let name = label(agent);
     let who = format!("{name} ({})", agent.wallet);
@@ -254,9 +302,19 @@ fn done(approved: &Approved, given: Option<&Scope>, replaced: bool) -> Vec<Strin
             "its daemon goes on with them by itself; the old keys and sessions have ended"
                 .to_owned(),
         ],
-        Kind::HighValueRelease => {
-            vec![format!("approved: {who} may do this one act, within three minutes")]
-        }
+        Kind::HighValueRelease => vec![match (lasts, held) {
+            (Some(Lasts::Session), _) => {
+                format!("approved: {who} may do this, and others like it, for as long as the run lasts")
+            }
+            (Some(Lasts::Seconds(seconds)), _) => {
+                format!("approved: {who} may do this, and others like it, for {seconds} s")
+            }
+            (None, Some(0)) => {
+                format!("approved: it no longer waits; {who} may send it again within three minutes")
+            }
+            (None, Some(_)) => format!("approved: {who} has it sent now"),
+            (None, None) => format!("approved: {who} may do this one act, within three minutes"),
+        }],
     };
     if replaced {
         said.push("the daemon that had it before has lost its access".to_owned());
@@ -271,10 +329,43 @@ fn done(approved: &Approved, given: Option<&Scope>, replaced: bool) -> Vec<Strin
     said
 }
 
+/// What a person said to a request that was shown.
+pub enum Said {
+    /// Yes, and for how long others like it go unasked.
+    Yes(Option<Lasts>),
+    No,
+    /// Nothing.
+    Later,
+}
+
 impl Checked for Approve {
     type Raw = ApproveArgs;
 
-    async fn run(mut self, context: &Context<'_>) -> Result<Finish, CliError> {
+    async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
+        let (otp, yes) = (self.otp, self.yes);
+        let lasts = self.grant.lasts;
+        let confirm = |request: &Fetched| confirm(request, otp, yes).map(|()| Said::Yes(lasts));
+        self.decide(context, !yes, confirm).await?;
+        Ok(Finish::Done)
+    }
+}
+
+impl Approve {
+    /// A request that is to be shown, and nothing decided yet.
+    pub fn of(code: PairCode) -> Self {
+        Self { code, grant: Grant::default(), otp: None, yes: false }
+    }
+
+    /// Shows the request, has the person decide, and does so.
+    ///
+    /// # Errors
+    /// Those of the backend and of the person's answer.
+    pub async fn decide(
+        mut self,
+        context: &Context<'_>,
+        asks: bool,
+        confirm: impl Fn(&Fetched) -> Result<Said, CliError>,
+    ) -> Result<(), CliError> {
         let open = context.open().await?;
         let me = open.backend.who_am_i(open.token).await?;
         let account = Fingerprint::of(me.account, &me.master_key);
@@ -288,7 +379,7 @@ impl Checked for Approve {
             )
         })?;
         self.check(&request, &details)?;
-        settle_name(context, open, self.code, &mut self.grant, &details, !self.yes).await?;
+        settle_name(context, open, self.code, &mut self.grant, &details, asks).await?;
         let (existing, agents) = beside(context, open, &self.grant, &details).await?;
         let view = View {
             request: &request,
@@ -309,13 +400,21 @@ impl Checked for Approve {
         if replaced {
             out.say("The daemon that has this agent now loses its access: keys and sessions.");
         }
-        self.confirm(&request)?;
+        match confirm(&request)? {
+            Said::Yes(lasts) => self.grant.lasts = lasts,
+            Said::No => {
+                open.backend.deny_auth_request(open.token, request.id).await?;
+                out.say("denied: whoever asked is told so");
+                return Ok(());
+            }
+            Said::Later => return Ok(()),
+        }
         if let Some(agent) = &existing {
             // The one that was shown, and no more than was shown, whatever became of it since.
             self.grant.agent_id = Some(AgentIdentity::Wallet(agent.wallet));
             self.grant.scope.clone_from(&given);
         }
-        let seen = Some(request.seen_hash());
+        let (seen, lasts) = (Some(request.seen_hash()), self.grant.lasts);
         let approved =
             open.backend.approve_auth_request(open.token, request.id, seen, self.grant).await?;
         if out.json {
@@ -327,12 +426,12 @@ impl Checked for Approve {
                 "account": account,
             }))?;
         } else {
-            for line in done(&approved, given.as_ref(), replaced) {
+            for line in done(&approved, given.as_ref(), replaced, lasts, request.held) {
                 out.say(&shown(&line));
             }
             out.say(&format!("account {account}"));
         }
-        Ok(Finish::Done)
+        Ok(())
     }
 }
 
@@ -348,9 +447,21 @@ mod tests {
             existing: None,
             name: None,
             scope: scope.map(str::to_owned),
+            lasts: None,
             yes,
             otp: otp.map(str::to_owned),
             words: vec!["abcd-efgh".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_time_is_seconds_minutes_or_hours_up_to_a_day() {
+        assert_eq!(lasts("90s"), Ok(Lasts::Seconds(90)));
+        assert_eq!(lasts("10m"), Ok(Lasts::Seconds(600)));
+        assert_eq!(lasts("24h"), Ok(Lasts::Seconds(MAX_LASTS)));
+        assert_eq!(lasts("run"), Ok(Lasts::Session));
+        for bad in ["", "m", "10", "0s", "25h", "+1m", "1 m", "1d", "99999999999999999999h", "1\u{e9}"] {
+            assert!(lasts(bad).is_err(), "{bad}");
         }
     }
 
@@ -378,6 +489,7 @@ mod tests {
             expires_at: Timestamp(1_060_000),
             saw: Seen::default(),
             agent: None,
+            held: None,
         };
         (fetched, details)
     }

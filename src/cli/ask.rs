@@ -12,7 +12,11 @@ pub fn is_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-fn answer(question: &str) -> Result<String, Problem> {
+/// One line of an answer, without what stands around it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn line(question: &str) -> Result<String, Problem> {
     let mut err = std::io::stderr().lock();
     let _ = write!(err, "{}: ", shown(question)).and_then(|()| err.flush());
     let mut line = String::new();
@@ -35,7 +39,7 @@ fn not_confirmed(why: &str) -> CliError {
 /// # Errors
 /// The answer is anything else.
 pub fn for_yes(question: &str) -> Result<(), CliError> {
-    let said = answer(&format!("{question} [yes/no]"))?;
+    let said = line(&format!("{question} [yes/no]"))?;
     if is_yes(&said) { Ok(()) } else { Err(not_confirmed("the answer was not yes")) }
 }
 
@@ -46,7 +50,7 @@ pub fn for_yes(question: &str) -> Result<(), CliError> {
 /// It cannot be read.
 pub fn whether(question: &str) -> Result<bool, Problem> {
     loop {
-        let said = answer(&format!("{question} [yes/no]"))?;
+        let said = line(&format!("{question} [yes/no]"))?;
         match said.to_ascii_lowercase().as_str() {
             "yes" | "y" => return Ok(true),
             "no" | "n" | "" => return Ok(false),
@@ -64,7 +68,7 @@ fn is_yes(said: &str) -> bool {
 /// # Errors
 /// The answer is another.
 pub fn for_word(question: &str, word: &str) -> Result<(), CliError> {
-    if answer(question)?.eq_ignore_ascii_case(word) {
+    if line(question)?.eq_ignore_ascii_case(word) {
         Ok(())
     } else {
         Err(not_confirmed("the name that was typed is another"))

@@ -69,6 +69,7 @@ pub mod store;
 pub mod teardown;
 pub mod unlink;
 pub mod usage;
+pub mod watch;
 pub mod wire;
 
 use std::ffi::OsString;
@@ -175,6 +176,7 @@ pub const COMMANDS: &[Command] = &[
     command!("import", Credentials, import::Import),
     command!("wire", Credentials, wire::Wire),
     command!("approve", Agents, approve::Approve),
+    command!("watch", Agents, watch::Watch),
     command!("pending", Agents, pending::Pending),
     command!("deny", Agents, deny::Deny),
     command!("scope", Agents, scope::SetScope),

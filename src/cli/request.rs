@@ -6,8 +6,8 @@ use super::agents::label;
 use super::claims::{Line, claimed, like_another, quoted};
 use super::clock::span;
 use super::scopes::{difference, or_nothing};
-use crate::core::auth_request::{Details, Kind, Pair};
-use crate::core::backend::{AgentSummary, Daemon, Fetched, Grant};
+use crate::core::auth_request::{Details, HighValueRelease, Kind, Pair};
+use crate::core::backend::{AgentSummary, Daemon, Fetched, Grant, Lasts};
 use crate::core::pin::Fingerprint;
 use crate::core::scope::Scope;
 use crate::core::types::{Hash32, Timestamp};
@@ -123,6 +123,7 @@ impl View<'_> {
                 }
                 lines.push(claimed("reason", change.reason.as_ref().map(|reason| reason.as_str())));
             }
+            Details::HighValueRelease(act) if self.request.held.is_some() => self.held(act, lines),
             Details::HighValueRelease(act) => {
                 lines.push(("wants", format!("to use {} once", act.service)));
                 let sum = format!("{} {}", act.amount, act.currency);
@@ -146,6 +147,40 @@ impl View<'_> {
                     None => ("look out", "the agent has no key on record".to_owned()),
                 });
             }
+        }
+    }
+
+    /// What the gateway itself saw, and nobody claimed.
+    fn held(&self, act: &HighValueRelease, lines: &mut Vec<Line>) {
+        lines.push(("service", act.service.to_string()));
+        lines.push(("request", quoted(&format!("{} {}{}", act.method, act.host, act.path))));
+        lines.push((
+            "sum",
+            match act.amount {
+                0 => "its body names none that is known".to_owned(),
+                sum => format!("{sum} {}, in its smallest unit, as its body says", act.currency),
+            },
+        ));
+        lines.push(("body", format!("SHA-256 {}", act.body)));
+        match self.request.held {
+            Some(0) => lines.push(("held", "no more: it may be sent again, once".to_owned())),
+            Some(1) | None => {}
+            Some(count) => lines.push((
+                "look out",
+                format!("{count} such requests wait, each to the letter like this: all are sent"),
+            )),
+        }
+        match self.grant.lasts {
+            None => {}
+            Some(Lasts::Seconds(seconds)) => lines.push((
+                "you give",
+                format!("others of that method, host and path for {seconds} s, whatever their body"),
+            )),
+            Some(Lasts::Session) => lines.push((
+                "you give",
+                "others of that method, host and path while the run lasts, whatever their body"
+                    .to_owned(),
+            )),
         }
     }
 
@@ -256,6 +291,7 @@ mod tests {
                 program: Some("/bin/\x1b[2Jnode".to_owned()),
             },
             agent,
+            held: None,
         }
     }
 

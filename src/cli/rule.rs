@@ -21,10 +21,13 @@ use crate::core::terms::TermsChange;
     note = "What denies wins. Where a rule allows something, all that no rule allows is refused. \
             Requests that make or show keys are refused unless a rule allows them. Rules bind the \
             gateway: expose the key no further than broker, or the agent can go without it.",
+    note = "A request that --ask names waits until you have approved it: agentkeys watch asks you as they \
+            come, agentkeys pending lists them.",
     note = "A rule holds from the next request on, and ends answers under way that it would refuse.",
     example = "agentkeys rule my-agent openai",
     example = "agentkeys rule my-agent openai --allow 'POST /v1/chat/completions'",
     example = "agentkeys rule my-agent github --deny 'DELETE /*'",
+    example = "agentkeys rule my-agent stripe --ask 'POST /v1/charges*'",
     example = "agentkeys rule my-agent github --remove 'deny DELETE /*'",
     example = "agentkeys rule my-agent openai --clear"
 )]
@@ -36,6 +39,9 @@ pub struct RuleArgs {
     /// refuse these requests; may be given again
     #[argh(option, arg_name = "rule")]
     deny: Vec<String>,
+    /// have these requests wait for your approval; may be given again
+    #[argh(option, arg_name = "rule")]
+    ask: Vec<String>,
     /// take a rule out, as it is shown; may be given again
     #[argh(option, arg_name = "rule")]
     remove: Vec<String>,
@@ -65,6 +71,7 @@ impl TryFrom<RuleArgs> for SetRules {
             texts.iter().map(|text| Rule::new(effect, text)).collect::<Result<Vec<_>, _>>()
         };
         let mut added = rules(Effect::Allow, &raw.allow)?;
+        added.extend(rules(Effect::Ask, &raw.ask)?);
         added.extend(rules(Effect::Deny, &raw.deny)?);
         let removed = raw.remove.iter().map(|text| text.parse::<Rule>());
         let removed = removed.collect::<Result<Vec<_>, _>>()?;

@@ -127,7 +127,8 @@ fn who(event: &Event) -> String {
     }
 }
 
-fn row(entry: &Entry) -> Vec<String> {
+/// An event's cells, under [`HEAD`].
+pub fn row(entry: &Entry) -> Vec<String> {
     let event = match entry {
         Entry::Event(event) => event,
         Entry::Damaged { damaged } => {

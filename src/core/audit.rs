@@ -37,6 +37,8 @@ pub enum Action {
     Delete,
     /// A credential's plaintext was handed out.
     Read,
+    /// A request of an agent's waits for its master's approval.
+    Ask,
     /// A credential was used by the backend in a request of its agent's.
     Use,
     /// An agent's access was ended.

@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{AgentIdentity, ServiceName};
+use super::otp::{Otp, PairCode};
 use super::problem::Problem;
+use super::types::RequestId;
 
 /// Where such requests go.
 pub const PATH: &str = "/gateway/forward";
@@ -20,6 +22,8 @@ pub const MAX_HEAD: usize = 64 * 1024;
 pub const MAX_FIELDS: usize = 100;
 /// Most bytes of a program's body.
 pub const MAX_BODY: usize = 256 * 1024 * 1024;
+/// Most bytes of the body of a request that waits for an approval, since it is kept meanwhile.
+pub const MAX_HELD_BODY: usize = 1024 * 1024;
 
 /// A header field: its name in lower case, and its value, whose bytes are the characters U+0000 to
 /// U+00FF.
@@ -51,6 +55,39 @@ pub struct ResponseHead {
     pub status: u16,
     /// The header fields, in their order.
     pub headers: Vec<Field>,
+}
+
+/// That a request waits for an approval of its master. Another head follows: the service's, or why
+/// there is none.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// The auth request, a `HighValueRelease`.
+    pub request_id: RequestId,
+    /// By which the master finds it.
+    pub pair_code: PairCode,
+    /// The digits to be compared.
+    pub otp: Otp,
+    /// How many seconds it waits at most.
+    pub seconds: u64,
+}
+
+/// The heads of an answer: one that is held has two, others one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AnswerHead {
+    /// The service has answered; its body follows.
+    Answered(ResponseHead),
+    /// It waits; another head follows.
+    Held {
+        /// For what.
+        held: Held,
+    },
+    /// It waited, and is not sent, or was not answered. Nothing follows.
+    Refused {
+        /// Why.
+        problem: Problem,
+    },
 }
 
 /// A head that is not one.

@@ -1,5 +1,5 @@
 //! Rules of a credential: which requests the gateway sends with it. A rule names an effect, a
-//! method and a path; what denies wins.
+//! method and a path; what denies wins, and what asks a person goes before what allows.
 //!
 //! A path is held against rules only in its plain form: one that a service may read otherwise than
 //! we do (`//`, `..`, `%2e`, `%2f` and the like) is refused and matched by nothing.
@@ -20,8 +20,24 @@ pub const MAX_RULES: usize = 32;
 pub enum Effect {
     /// They are sent, if no other rule denies them.
     Allow,
+    /// They wait until the master has approved them.
+    Ask,
     /// They are refused.
     Deny,
+}
+
+impl Effect {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Ask, Self::Deny];
+
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+        }
+    }
 }
 
 /// `allow POST /v1/chat/completions`, `deny /v1/files*`: an effect, maybe a method, and a path in
@@ -70,7 +86,8 @@ impl Rule {
         self.effect
     }
 
-    /// Whether it names that request. What denies is held against more ways to write the same.
+    /// Whether it names that request. What denies or asks is held against more ways to write the
+    /// same.
     pub fn names(&self, method: &str, path: &Path) -> bool {
         // A HEAD shows what a GET shows, without the body: whoever names one names the other.
         let as_get = if method == "HEAD" { "GET" } else { method };
@@ -80,7 +97,7 @@ impl Rule {
         match self.effect {
             // However the service reads it.
             Effect::Allow => [&path.kept, &path.opened].iter().all(|read| glob(&self.path, read)),
-            Effect::Deny => {
+            Effect::Ask | Effect::Deny => {
                 let pattern = loose(&self.path);
                 [&path.kept, &path.opened].iter().any(|read| glob(&pattern, &loose(read)))
             }
@@ -92,21 +109,18 @@ impl FromStr for Rule {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        match text.split_once(' ') {
-            Some(("allow", rest)) => Self::new(Effect::Allow, rest),
-            Some(("deny", rest)) => Self::new(Effect::Deny, rest),
-            _ => Err(Malformed::new("rule", "begins with allow or deny")),
+        let (word, rest) = text.split_once(' ').unwrap_or_default();
+        match Effect::ALL.into_iter().find(|effect| effect.as_str() == word) {
+            Some(effect) => Self::new(effect, rest),
+            None => Err(Malformed::new("rule", "begins with allow, ask or deny")),
         }
     }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let effect = match self.effect {
-            Effect::Allow => "allow",
-            Effect::Deny => "deny",
-        };
-        write!(f, "{effect} {} {}", self.method.as_deref().unwrap_or("*"), self.path)
+        let (effect, method) = (self.effect.as_str(), self.method.as_deref().unwrap_or("*"));
+        write!(f, "{effect} {method} {}", self.path)
     }
 }
 
@@ -311,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_rule_survives_being_written_and_what_is_none_is_refused() {
-        for text in ["allow POST /v1/x", "deny * /v1/*", "allow GET /"] {
+        for text in ["allow POST /v1/x", "deny * /v1/*", "allow GET /", "ask POST /v1/charges*"] {
             assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
         }
         let long = format!("allow /{}", "x".repeat(300));

@@ -71,6 +71,15 @@ const MAKE_KEYS: [&str; 7] = [
     "service_account_keys",
 ];
 
+/// What becomes of a request that is not refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Sendable {
+    /// It is sent.
+    AtOnce,
+    /// It is sent once the master has approved it, for what it says.
+    Asked(Rule),
+}
+
 /// Why a request is not sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unsent {
@@ -94,18 +103,22 @@ impl Terms {
     }
 
     /// Whether a request may be sent; `guarded` are the service's own endpoints that make keys.
+    /// What a rule asks for is named by it, as by one that allows: each is sent by an approval.
     ///
     /// # Errors
     /// Why not.
-    pub fn allow(&self, method: &str, path: &Path, guarded: &[Rule]) -> Result<(), Unsent> {
+    pub fn allow(&self, method: &str, path: &Path, guarded: &[Rule]) -> Result<Sendable, Unsent> {
         let named = |effect| {
             self.rules.iter().find(|rule| rule.effect() == effect && rule.names(method, path))
         };
         if let Some(rule) = named(Effect::Deny) {
             return Err(Unsent::Denied(rule.clone()));
         }
+        if let Some(rule) = named(Effect::Ask) {
+            return Ok(Sendable::Asked(rule.clone()));
+        }
         if named(Effect::Allow).is_some() {
-            return Ok(());
+            return Ok(Sendable::AtOnce);
         }
         if self.rules.iter().any(|rule| rule.effect() == Effect::Allow) {
             return Err(Unsent::NotNamed);
@@ -113,11 +126,12 @@ impl Terms {
         if path.has_segment(&MAKE_KEYS) || guarded.iter().any(|rule| rule.names(method, path)) {
             return Err(Unsent::MakesKeys);
         }
-        Ok(())
+        Ok(Sendable::AtOnce)
     }
 
     /// Whether these terms allow nothing that `wider` does not, as far as that is plain to see:
-    /// fewer that allow, more that deny.
+    /// fewer that allow, more that ask or deny. What asks lets nothing through by itself, since each
+    /// approval is an act of its own.
     pub fn within(&self, wider: &Self) -> bool {
         let of = |terms: &Self, effect| {
             terms.rules.iter().filter(|rule| rule.effect() == effect).cloned().collect()
@@ -131,9 +145,13 @@ impl Terms {
         } else {
             ours.is_subset(&theirs) && !ours.is_empty()
         };
-        let denies: (BTreeSet<Rule>, BTreeSet<Rule>) =
-            (of(self, Effect::Deny), of(wider, Effect::Deny));
-        self.exposure() <= wider.exposure() && allows && denies.1.is_subset(&denies.0)
+        let holds = |effect| {
+            let (ours, theirs): (BTreeSet<Rule>, BTreeSet<Rule>) =
+                (of(self, effect), of(wider, effect));
+            theirs.is_subset(&ours)
+        };
+        let stricter = holds(Effect::Ask) && holds(Effect::Deny);
+        self.exposure() <= wider.exposure() && allows && stricter
     }
 
     /// Whether they have no more rules than [`MAX_RULES`].
@@ -187,7 +205,7 @@ mod tests {
         Terms { expose: None, rules: rules.iter().map(|rule| rule.parse().unwrap()).collect() }
     }
 
-    fn asked(terms: &Terms, method: &str, target: &str) -> Result<(), Unsent> {
+    fn asked(terms: &Terms, method: &str, target: &str) -> Result<Sendable, Unsent> {
         let guarded = ["deny /v1/keys*".parse().unwrap()];
         terms.allow(method, &Path::plain(target).unwrap(), &guarded)
     }
@@ -195,12 +213,27 @@ mod tests {
     #[test]
     fn deny_wins_and_what_is_not_named_beside_what_is_stays_out() {
         let some = terms(&["allow /v1/*", "deny DELETE /v1/*", "deny /v1/admin*"]);
-        assert_eq!(asked(&some, "POST", "/v1/chat"), Ok(()));
+        assert_eq!(asked(&some, "POST", "/v1/chat"), Ok(Sendable::AtOnce));
         assert!(matches!(asked(&some, "DELETE", "/v1/chat"), Err(Unsent::Denied(_))));
         assert!(matches!(asked(&some, "GET", "/v1/Admin/x"), Err(Unsent::Denied(_))));
         assert_eq!(asked(&some, "GET", "/v2/chat"), Err(Unsent::NotNamed));
         let only_denies = terms(&["deny DELETE /*"]);
-        assert_eq!(asked(&only_denies, "GET", "/v2/chat"), Ok(()));
+        assert_eq!(asked(&only_denies, "GET", "/v2/chat"), Ok(Sendable::AtOnce));
+    }
+
+    #[test]
+    fn what_asks_goes_before_what_allows_and_after_what_denies() {
+        let some = terms(&["allow /v1/*", "ask POST /v1/charges*", "deny /v1/charges/admin"]);
+        let asks = Ok(Sendable::Asked("ask POST /v1/charges*".parse().unwrap()));
+        assert_eq!(asked(&some, "POST", "/v1/charges"), asks);
+        assert_eq!(asked(&some, "POST", "/V1/Charges/"), asks);
+        assert_eq!(asked(&some, "GET", "/v1/charges"), Ok(Sendable::AtOnce));
+        assert!(matches!(asked(&some, "POST", "/v1/charges/admin"), Err(Unsent::Denied(_))));
+        // It refuses nothing that it does not name, and names what makes keys.
+        let only = terms(&["ask POST /v1/keys"]);
+        assert_eq!(asked(&only, "POST", "/v1/chat"), Ok(Sendable::AtOnce));
+        assert!(matches!(asked(&only, "POST", "/v1/keys"), Ok(Sendable::Asked(_))));
+        assert!(only.within(&Terms::default()) && !Terms::default().within(&only));
     }
 
     #[test]
@@ -213,8 +246,8 @@ mod tests {
                 "{target}"
             );
         }
-        assert_eq!(asked(&Terms::default(), "POST", "/v1/keynotes"), Ok(()));
-        assert_eq!(asked(&terms(&["allow POST /v1/keys"]), "POST", "/v1/keys"), Ok(()));
+        assert_eq!(asked(&Terms::default(), "POST", "/v1/keynotes"), Ok(Sendable::AtOnce));
+        assert_eq!(asked(&terms(&["allow POST /v1/keys"]), "POST", "/v1/keys"), Ok(Sendable::AtOnce));
     }
 
     #[test]

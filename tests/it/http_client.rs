@@ -192,6 +192,7 @@ async fn round_trip(server: &Server, to: &HttpBackend) {
         agent_id: Some(agent.clone()),
         name: Some("other".parse().unwrap()),
         scope: Some(scope()),
+        lasts: Some(agentkeys::core::backend::Lasts::Seconds(60)),
     };
     let approved = to.approve_auth_request(&session, id, seen, grant.clone()).await.unwrap();
     assert_eq!((approved.request_id, approved.agent), (id, agent_summary()));

@@ -238,6 +238,7 @@ impl CredentialBackend for Foreign {
             saw: Seen::default(),
             agent: None,
             details: bytes.clone(),
+            held: None,
         })
     }
 

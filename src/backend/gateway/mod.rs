@@ -5,6 +5,7 @@
 //! record; follow a redirect; or hand on an answer that shows the key.
 mod address;
 mod exchange;
+mod held;
 mod inject;
 mod places;
 mod scrub;
@@ -13,10 +14,13 @@ mod upstream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http_body_util::{BodyExt, Empty, Limited};
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue,
@@ -26,12 +30,12 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri};
 
 use self::exchange::Relayed;
-use self::places::Places;
+use self::places::{Place, Places};
 use self::scrub::Scrubber;
 use self::upstream::{NotConnected, Upstream};
-use super::http::{AnswerBody, Forward};
+use super::http::{Forward, Forwarded};
 use super::peer::Peer;
-use super::vault::{Purpose, Vault};
+use super::vault::{InUse, Purpose, Taken, Vault};
 use crate::core::catalog::{self, Sent};
 use crate::core::gateway::{
     Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
@@ -47,6 +51,9 @@ const UNTIL_ANSWER: Duration = Duration::from_secs(600);
 /// Most characters of a path that go on record.
 const MOST_RECORDED: usize = 160;
 
+/// A program's body on its way to the service.
+type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
+
 /// The gateway of one backend.
 pub struct Gateway {
     vault: Vault,
@@ -56,7 +63,7 @@ pub struct Gateway {
 }
 
 /// Where a service is, and how a key travels there.
-struct Place {
+struct Location {
     authority: String,
     sent: Sent,
 }
@@ -74,14 +81,14 @@ impl Gateway {
         Self { vault, upstream: Upstream::new(trust, named), own, places: Places::default() }
     }
 
-    fn place(&self, service: &ServiceName) -> Answer<Place> {
+    fn location(&self, service: &ServiceName) -> Answer<Location> {
         let known = catalog::find(service);
         let sent = known.map_or_else(inject::bearer, |entry| entry.sent.clone());
         if let Some(url) = self.own.get(service) {
-            return Ok(Place { authority: url.authority(), sent });
+            return Ok(Location { authority: url.authority(), sent });
         }
         match known.and_then(|entry| entry.hosts.first()) {
-            Some(host) => Ok(Place { authority: host.clone(), sent }),
+            Some(host) => Ok(Location { authority: host.clone(), sent }),
             None => Err(Problem::new(
                 Code::Invalid,
                 format!("the gateway does not know where {service} is"),
@@ -177,47 +184,102 @@ fn not_answered(service: &ServiceName, authority: &str, cause: String) -> Proble
     Problem::new(Code::Unavailable, detail, cause, fix)
 }
 
+/// A request that was found to be in order, but for whether it may be sent.
+struct Asked {
+    service: ServiceName,
+    authority: String,
+    sent: Sent,
+    method: Method,
+    target: String,
+    headers: HeaderMap,
+    place: Place,
+}
+
 #[async_trait]
 impl Forward for Gateway {
     async fn forward(
-        &self,
+        self: Arc<Self>,
         peer: Peer,
         session: SessionToken,
         head: RequestHead,
         first: Vec<u8>,
         body: Incoming,
-    ) -> Answer<(ResponseHead, AnswerBody)> {
+    ) -> Answer<Forwarded> {
         let method: Method = head.method.parse().map_err(|_| bad("method", "it is none"))?;
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(bad("method", "CONNECT and TRACE do not go through the gateway"));
         }
         checked_target(&head.target)?;
-        let mut headers = headers_of(&head.headers, head.body)?;
-        let Place { authority, sent } = self.place(&head.service)?;
+        let headers = headers_of(&head.headers, head.body)?;
+        let Location { authority, sent } = self.location(&head.service)?;
         let path = Path::plain(&head.target)
             .map_err(|why| bad("target", &format!("its path is not in its plain form: {why}")))?;
         no_other_meaning(&headers)?;
         let what = in_short(&method, &authority, &head.target);
-        let (agent, service) = (&head.agent_id, &head.service);
         // Before anything goes on record: what is turned away here was not used. By another's id
         // nobody takes a place, since that is the hash of the whole token.
         let place = self.places.enter(session.id())?;
-        let purpose = Purpose { agent, service, method: method.as_str(), path, what: &what };
-        let using = self.vault.use_credential(peer, &session, &purpose).await?;
-        let target = inject::inject(service, &sent, &using.secret, &mut headers, &head.target)?;
+        let RequestHead { agent_id: agent, service, target, body: has_body, .. } = head;
+        let purpose = Purpose {
+            agent,
+            service: service.clone(),
+            method: method.as_str().to_owned(),
+            path,
+            what,
+            act: None,
+        };
+        let asked = Asked { service, authority, sent, method, target, headers, place };
+        let using = match self.vault.use_credential(peer.clone(), &session, &purpose).await? {
+            Taken::InUse(using) => using,
+            Taken::Asks => {
+                let whole = held::whole(first, body, has_body).await?;
+                let act = held::act(&asked.authority, &asked.target, &asked.headers, &whole)?;
+                let body = move || match has_body {
+                    true => Full::new(whole).map_err(|never| match never {}).boxed_unsync(),
+                    false => no_body(),
+                };
+                return match self.vault.hold(peer, &session, purpose, act).await? {
+                    Ok(using) => self.ask(asked, using, body()).await,
+                    Err(waiting) => {
+                        let held = waiting.held().clone();
+                        let later = async move {
+                            let using = waiting.answer().await?;
+                            match self.ask(asked, using, body()).await? {
+                                Forwarded::Answered(head, body) => Ok((head, body)),
+                                Forwarded::Held(..) => Err(Problem::internal()),
+                            }
+                        };
+                        Ok(Forwarded::Held(held, Box::pin(later)))
+                    }
+                };
+            }
+        };
+        let body = match has_body {
+            true => Limited::new(Prefixed::new(first, body), MAX_BODY)
+                .map_err(io::Error::other)
+                .boxed_unsync(),
+            false => no_body(),
+        };
+        self.ask(asked, using, body).await
+    }
+}
+
+/// Without a body the service is told of none, not of one whose end is still to come.
+fn no_body() -> RequestBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+impl Gateway {
+    /// Asks the service.
+    async fn ask(&self, asked: Asked, using: InUse, body: RequestBody) -> Answer<Forwarded> {
+        let Asked { service, authority, sent, method, target, mut headers, place } = asked;
+        let target = inject::inject(&service, &sent, &using.secret, &mut headers, &target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
         let uri = uri.path_and_query(path).build().map_err(|_| Problem::internal())?;
         let scrubber = Scrubber::new(using.secret.expose());
         drop(using.secret);
 
-        // Without a body the service is told of none, not of one whose end is still to come.
-        let body = match head.body {
-            true => Limited::new(Prefixed::new(first, body), MAX_BODY)
-                .map_err(io::Error::other)
-                .boxed_unsync(),
-            false => Empty::new().map_err(|never| match never {}).boxed_unsync(),
-        };
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
@@ -229,8 +291,8 @@ impl Forward for Gateway {
         };
         let late = format!("its answer did not begin within {} seconds", UNTIL_ANSWER.as_secs());
         let response = answered
-            .map_err(|_| not_answered(service, &authority, late))?
-            .map_err(|error| not_answered(service, &authority, why(&error)))?;
+            .map_err(|_| not_answered(&service, &authority, late))?
+            .map_err(|error| not_answered(&service, &authority, why(&error)))?;
 
         let (parts, body) = response.into_parts();
         if is_encoded(&parts.headers) {
@@ -247,7 +309,8 @@ impl Forward for Gateway {
             status: parts.status.as_u16(),
             headers: answer_fields(&parts.headers, &scrubber),
         };
-        Ok((head, Relayed::new(body, scrubber, standing, place).boxed_unsync()))
+        let body = Relayed::new(body, scrubber, standing, place).boxed_unsync();
+        Ok(Forwarded::Answered(head, body))
     }
 }
 

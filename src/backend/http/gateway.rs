@@ -1,14 +1,17 @@
 //! `POST /gateway/forward`: a request inside a request, both as streams. Everything but the bytes'
 //! way is the gateway's; see [`crate::core::gateway`] for what the bodies are.
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 
@@ -16,7 +19,9 @@ use super::call::{Bearer, Call};
 use super::guard;
 use super::service::{Connection, Logged, WIRE_NUMBER};
 use crate::backend::peer::Peer;
-use crate::core::gateway::{Decoder, HeadError, MEDIA_TYPE, RequestHead, ResponseHead, encode};
+use crate::core::gateway::{
+    AnswerHead, Decoder, HeadError, Held, MEDIA_TYPE, RequestHead, ResponseHead, encode,
+};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::SessionToken;
 use crate::core::wire::WIRE_HEADER;
@@ -28,27 +33,38 @@ pub type AnswerBody = UnsyncBoxBody<Bytes, io::Error>;
 /// The same behind its head. It keeps what writes it to the log when it has ended.
 pub type Streamed = Prefixed<AnswerBody, Logged>;
 
+/// What became of a request.
+pub enum Forwarded {
+    /// The service has answered.
+    Answered(ResponseHead, AnswerBody),
+    /// It waits for an approval; the answer comes later.
+    Held(Held, Later),
+}
+
+/// An answer that is still to come.
+pub type Later = Pin<Box<dyn Future<Output = Answer<(ResponseHead, AnswerBody)>> + Send>>;
+
 /// Whoever asks services.
 #[async_trait]
 pub trait Forward: Send + Sync {
-    /// Asks a service, and gives its answer's head once it is there. `first` is what of the
+    /// Asks a service, and gives its answer's head once it is there, or says that it waits. `first` is what of the
     /// program's body came along with its head.
     async fn forward(
-        &self,
+        self: Arc<Self>,
         peer: Peer,
         session: SessionToken,
         head: RequestHead,
         first: Vec<u8>,
         body: Incoming,
-    ) -> Answer<(ResponseHead, AnswerBody)>;
+    ) -> Answer<Forwarded>;
 }
 
-/// The service's answer to what a request holds.
+/// What a request's answer begins with, and what comes after that.
 pub async fn exchange(
     connection: &Arc<Connection>,
     parts: &Parts,
     mut body: Incoming,
-) -> Answer<(ResponseHead, AnswerBody)> {
+) -> Answer<(AnswerHead, AnswerBody)> {
     guard::check_origin(parts, &connection.hosts)?;
     guard::check_headers(parts)?;
     if parts.method != hyper::Method::POST {
@@ -80,7 +96,47 @@ pub async fn exchange(
     let head_time = connection.shared.limits.head_time;
     let head = tokio::time::timeout(head_time, head_of(&mut body)).await;
     let (head, first) = head.map_err(|_| late())??;
-    gateway.forward(connection.peer.clone(), session, head, first, body).await
+    Ok(match gateway.forward(connection.peer.clone(), session, head, first, body).await? {
+        Forwarded::Answered(head, body) => (AnswerHead::Answered(head), body),
+        Forwarded::Held(held, later) => {
+            (AnswerHead::Held { held }, HeldBody { later: Some(later), rest: None }.boxed_unsync())
+        }
+    })
+}
+
+/// What follows when a request was held: the head of its answer, and the answer's body; or why there
+/// is none.
+struct HeldBody {
+    later: Option<Later>,
+    rest: Option<AnswerBody>,
+}
+
+impl Body for HeldBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(later) = &mut self.later {
+            let answered = std::task::ready!(later.as_mut().poll(cx));
+            self.later = None;
+            let head = match answered {
+                Ok((head, body)) => {
+                    self.rest = Some(body);
+                    AnswerHead::Answered(head)
+                }
+                Err(problem) => AnswerHead::Refused { problem },
+            };
+            let bytes = encode(&head).map_err(io::Error::other)?;
+            return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
+        }
+        match &mut self.rest {
+            Some(rest) => Pin::new(rest).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
 }
 
 async fn head_of(body: &mut Incoming) -> Answer<(RequestHead, Vec<u8>)> {
@@ -96,10 +152,10 @@ async fn head_of(body: &mut Incoming) -> Answer<(RequestHead, Vec<u8>)> {
 }
 
 /// The answer as ours: its head first, then its body as it comes. It is logged when it has ended.
-pub fn response(head: ResponseHead, body: AnswerBody, logged: Logged) -> Response<Streamed> {
+pub fn response(head: &AnswerHead, body: AnswerBody, logged: Logged) -> Response<Streamed> {
     // What the service sent fits, since its headers were bounded when they were read; and if it did
     // not, an empty head is no head, and whoever reads it says so.
-    let head = encode(&head).unwrap_or_default();
+    let head = encode(head).unwrap_or_default();
     let mut response = Response::new(Prefixed::keeping(head, body, logged));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));

@@ -38,7 +38,7 @@ mod session;
 use std::sync::Arc;
 
 pub use self::address::{ListenAddress, ListenAddressError};
-pub use self::gateway::{AnswerBody, Forward};
+pub use self::gateway::{AnswerBody, Forward, Forwarded};
 pub use self::limits::Limits;
 pub use self::listener::{BindError, GivenSocket, Listener};
 pub use self::server::{Stopped, run};

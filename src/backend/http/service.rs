@@ -135,7 +135,7 @@ pub async fn handle(
         return Ok(match exchanged {
             Ok(Ok((head, body))) => {
                 logged.status = 200;
-                gateway::response(head, body, logged).map(Either::Right)
+                gateway::response(&head, body, logged).map(Either::Right)
             }
             Ok(Err(problem)) => refused(problem, &mut logged, parts.version),
             Err(Panicked) => refused(Problem::internal(), &mut logged, parts.version),

@@ -18,7 +18,7 @@ use crate::core::decision::Decision;
 use crate::core::otp::{Covered, PairCode};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::OpenToken;
-use crate::core::types::{AccountId, Hash32, Nonce, RequestId, Timestamp};
+use crate::core::types::{AccountId, ChildKeys, Hash32, Nonce, RequestId, Timestamp};
 
 /// An unfetched request lives this long, and a decision waits as long at most.
 pub const LIVE_MS: u64 = 5 * 60 * 1000;
@@ -140,6 +140,15 @@ fn must_be_live(row: &RequestRow, access: &Access) -> Answer<()> {
     }
 }
 
+/// What is asked for, and by whom.
+pub struct Asking<'a> {
+    pub peer: &'a Peer,
+    pub kind: Kind,
+    /// Canonical bytes.
+    pub details: &'a [u8],
+    pub keys: ChildKeys,
+}
+
 impl Inner {
     pub async fn open_request(&self, peer: &Peer, request: &OpenRequest) -> Answer<Opened> {
         let details = request
@@ -149,36 +158,11 @@ impl Inner {
         let kind = request.details.kind();
         for _ in 0..MAX_TRIES {
             let asker = self.asker(request).await?;
-            let now = self.clock.now();
-            let id = RequestId(self.entropy.bytes().map_err(answer::entropy)?);
-            let nonce = Nonce(self.entropy.bytes().map_err(answer::entropy)?);
-            let open_token = OpenToken::new(self.entropy.key().map_err(answer::entropy)?.expose());
-            let covered = Covered { request: id, kind, details: &details, keys: &request.keys };
-            let row = RequestRow {
-                id,
-                kind,
-                details: details.clone(),
-                keys: request.keys,
-                nonce: Some(nonce),
-                otp: covered.otp(&nonce),
-                pair_code: covered.pair_code(&nonce),
-                open_hash: open_token.hash(),
-                created_at: now,
-                live_until: now.plus_ms(life_ms(kind)),
-                saw: seen(peer),
-                parent_session: asker.as_ref().map(|asker| asker.session_id),
-                agent: asker.as_ref().and_then(|asker| {
-                    asker.agent.as_ref().map(|agent| (asker.account_id(), agent.row.wallet))
-                }),
-                bound: None,
-                turns: Turns::default(),
-                progress: Progress::Live,
-                registered: None,
-                relay: None,
-            };
+            let asks = Asking { peer, kind, details: &details, keys: request.keys };
+            let (row, nonce, open_token) = self.new_request(&asks, asker.as_ref())?;
             let address = address_of(peer);
             if !self.dev {
-                self.openings.count_in(address.clone(), now, row.live_until)?;
+                self.openings.count_in(address.clone(), row.created_at, row.live_until)?;
             }
             let committed = match self.opening(&row, asker.as_ref()) {
                 Ok(proposal) => self.propose(proposal).await,
@@ -190,20 +174,58 @@ impl Inner {
             // A conflict is a pair code that is live already: draw another nonce.
             if committed? {
                 return Ok(Opened {
-                    id,
+                    id: row.id,
                     otp: row.otp,
                     pair_code: row.pair_code,
                     ttl_seconds: life_ms(kind) / 1000,
                     nonce_hash: Hash32::of(&nonce.0),
                     open_token,
-                    created_at: now,
+                    created_at: row.created_at,
                 });
             }
         }
         Err(answer::busy())
     }
 
-    fn opening(&self, row: &RequestRow, asker: Option<&Access>) -> Answer<Proposal> {
+    /// A request that nobody has opened before, and what is told to whoever opens it.
+    pub fn new_request(
+        &self,
+        asks: &Asking<'_>,
+        asker: Option<&Access>,
+    ) -> Answer<(RequestRow, Nonce, OpenToken)> {
+        let now = self.clock.now();
+        let id = RequestId(self.entropy.bytes().map_err(answer::entropy)?);
+        let nonce = Nonce(self.entropy.bytes().map_err(answer::entropy)?);
+        let open_token = OpenToken::new(self.entropy.key().map_err(answer::entropy)?.expose());
+        let Asking { peer, kind, details, keys } = *asks;
+        let covered = Covered { request: id, kind, details, keys: &keys };
+        let row = RequestRow {
+            id,
+            kind,
+            details: details.to_vec(),
+            keys,
+            nonce: Some(nonce),
+            otp: covered.otp(&nonce),
+            pair_code: covered.pair_code(&nonce),
+            open_hash: open_token.hash(),
+            created_at: now,
+            live_until: now.plus_ms(life_ms(kind)),
+            saw: seen(peer),
+            parent_session: asker.map(|asker| asker.session_id),
+            agent: asker.and_then(|asker| {
+                asker.agent.as_ref().map(|agent| (asker.account_id(), agent.row.wallet))
+            }),
+            bound: None,
+            turns: Turns::default(),
+            progress: Progress::Live,
+            registered: None,
+            relay: None,
+            held: false,
+        };
+        Ok((row, nonce, open_token))
+    }
+
+    pub fn opening(&self, row: &RequestRow, asker: Option<&Access>) -> Answer<Proposal> {
         let mut proposal = asker.map(Access::unchanged).unwrap_or_default();
         let code = keys::code(row.pair_code);
         proposal.checks.push(Check::Absent(code.clone()));
@@ -410,7 +432,7 @@ impl Inner {
                 row
             }
         };
-        let mut fetched = shown(&row, agent.as_ref().map(|agent| &*agent.row));
+        let mut fetched = self.as_shown(&row, agent.as_ref().map(|agent| &*agent.row));
         let daemon = fetched.agent.as_mut().and_then(|agent| agent.daemon.as_mut());
         if let (Some(daemon), Some(agent)) = (daemon, &agent) {
             daemon.last_used = self.last_use(&agent.row).await?;
@@ -535,6 +557,26 @@ impl Inner {
         }
     }
 
+    fn as_shown(&self, row: &RequestRow, agent: Option<&AgentRow>) -> Fetched {
+        Fetched {
+            id: row.id,
+            kind: row.kind,
+            details: row.details.clone(),
+            child_pubkey: row.keys,
+            otp: row.otp,
+            created_at: row.created_at,
+            expires_at: row.bound.map_or(row.live_until, |bound| bound.until),
+            saw: row.saw.clone(),
+            agent: agent.map(AgentRow::summary),
+            held: row.held.then(|| self.holding.waiting(row.id)),
+        }
+    }
+
+    /// What of a request its master was shown, hashed as the approver hashes it.
+    pub fn seen_hash(&self, row: &RequestRow, agent: Option<&AgentRow>) -> Hash32 {
+        self.as_shown(row, agent).seen_hash()
+    }
+
     async fn opened_by(&self, open: &OpenToken, id: RequestId) -> Answer<Loaded<RequestRow>> {
         self.load::<RequestRow>(keys::request(id))
             .await?
@@ -553,25 +595,6 @@ fn seen(peer: &Peer) -> Seen {
             program: peer.program.as_ref().map(|path| path.display().to_string()),
         },
     }
-}
-
-fn shown(row: &RequestRow, agent: Option<&AgentRow>) -> Fetched {
-    Fetched {
-        id: row.id,
-        kind: row.kind,
-        details: row.details.clone(),
-        child_pubkey: row.keys,
-        otp: row.otp,
-        created_at: row.created_at,
-        expires_at: row.bound.map_or(row.live_until, |bound| bound.until),
-        saw: row.saw.clone(),
-        agent: agent.map(AgentRow::summary),
-    }
-}
-
-/// What of a request its master was shown, hashed as the approver hashes it.
-pub fn seen_hash(row: &RequestRow, agent: Option<&AgentRow>) -> Hash32 {
-    shown(row, agent).seen_hash()
 }
 
 /// Refuses an agent whose right was ended.

@@ -186,6 +186,11 @@ pub fn all_due(at: Timestamp) -> (Vec<u8>, Vec<u8>) {
     (key(b't', &[]), key(b't', &[&at.0.to_be_bytes()]))
 }
 
+/// That requests are sent unasked, by a keyed hash of which.
+pub fn release(of: &Mac) -> Vec<u8> {
+    key(b'Z', &[of])
+}
+
 /// Wrong pair codes of one account or address.
 pub fn guesses(who: &Mac) -> Vec<u8> {
     key(b'l', &[who])

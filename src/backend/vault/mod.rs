@@ -18,6 +18,7 @@ mod fence;
 mod group;
 mod guess;
 mod heads;
+mod holding;
 mod identity;
 mod journal;
 mod keys;
@@ -63,7 +64,8 @@ use crate::harden::Hidden;
 pub use self::caller::Caller;
 pub use self::cells::CellError;
 pub use self::journal::OpenError;
-pub use self::using::{InUse, Purpose, Standing};
+pub use self::holding::{Act as HeldAct, Waiting};
+pub use self::using::{InUse, Purpose, Standing, Taken};
 
 use self::access::Cache;
 use self::cells::Cells;
@@ -111,6 +113,7 @@ struct Inner {
     shielding_public: PublicKey,
     guesses: Guesses,
     openings: approval::Openings,
+    holding: holding::Holding,
     open_terminals: terminals::OpenTerminals,
     trying_passphrase: presence::TryingPassphrase,
     sessions: Cache<SessionRow>,
@@ -166,6 +169,7 @@ impl Vault {
             shielding_public,
             guesses: Guesses::default(),
             openings: approval::Openings::default(),
+            holding: holding::Holding::default(),
             open_terminals: terminals::OpenTerminals::default(),
             trying_passphrase: presence::TryingPassphrase::default(),
             sessions: Cache::default(),

@@ -416,6 +416,21 @@ pub struct RequestRow {
     pub registered: Option<Hash32>,
     /// A payload that a master left.
     pub relay: Option<Sealed>,
+    /// Whether the gateway opened it, for requests that it holds.
+    #[serde(default)]
+    pub held: bool,
+}
+
+/// That requests are sent unasked by an approval.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ReleaseRow {
+    /// Hash of which.
+    pub of: Hash32,
+    /// By which approval.
+    pub request: RequestId,
+    /// How many more; absent: any number.
+    pub left: Option<u32>,
+    pub until: Timestamp,
 }
 
 /// The request that a code or a registration token leads to.

@@ -2,7 +2,9 @@
 //! them any more. No rule depends on it: every operation looks at the times itself.
 use super::approval::AFTER_MS;
 use super::journal::Proposal;
-use super::rows::{FamilyRow, GuessRow, Progress, RenewalRow, RequestRow, SessionKind, SessionRow};
+use super::rows::{
+    FamilyRow, GuessRow, Progress, ReleaseRow, RenewalRow, RequestRow, SessionKind, SessionRow,
+};
 use super::session::half;
 use super::{Inner, Loaded, Vault, answer, keys};
 use crate::backend::store::{KeyRange, Write};
@@ -19,6 +21,9 @@ pub const RENEWAL: u8 = b'r';
 pub const GUESSES: u8 = b'l';
 /// See [`REQUEST`].
 pub const USED_TOKEN: u8 = b'u';
+
+/// See [`REQUEST`].
+pub const RELEASE: u8 = b'z';
 
 /// See [`REQUEST`].
 pub const SPENT: u8 = b'x';
@@ -83,6 +88,7 @@ impl Inner {
                 RENEWAL => self.sweep_renewal(id, &mut proposal).await?,
                 GUESSES => self.sweep_guesses(id, now, &mut proposal).await?,
                 USED_TOKEN => self.sweep_token(id, now, &mut proposal).await?,
+                RELEASE => self.sweep_release(id, now, &mut proposal).await?,
                 SPENT => proposal.writes.push(Write::Delete(keys::spent(id))),
                 _ => {}
             }
@@ -178,6 +184,22 @@ impl Inner {
         if let Some(spent) = self.load::<RenewalRow>(keys::renewal(id)).await? {
             proposal.checks.push(spent.unchanged());
             proposal.writes.push(Write::Delete(spent.key));
+        }
+        Ok(())
+    }
+
+    async fn sweep_release(
+        &self,
+        id: &[u8; 16],
+        now: Timestamp,
+        proposal: &mut Proposal,
+    ) -> Answer<()> {
+        // Another approval may have made it last longer since.
+        if let Some(row) = self.load::<ReleaseRow>(keys::release(id)).await?
+            && now >= row.row.until
+        {
+            proposal.checks.push(row.unchanged());
+            proposal.writes.push(Write::Delete(row.key));
         }
         Ok(())
     }

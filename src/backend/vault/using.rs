@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::access::Access;
 use super::credential::Refusal;
+use super::holding::Act;
 use super::rows::AgentRow;
 use super::terms::not_sent;
 use super::{Inner, MAX_TRIES, Vault, answer, keys};
@@ -17,23 +18,36 @@ use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::rule::Path;
 use crate::core::secret::SecretBytes;
+use crate::core::terms::Sendable;
 use crate::core::token::SessionToken;
+use crate::core::types::RequestId;
 
 /// How often time alone is looked at: a session may end by it.
 const LOOK_AT_TIME: Duration = Duration::from_secs(15);
 
 /// What a credential is to be used for.
-pub struct Purpose<'a> {
+#[derive(Clone)]
+pub struct Purpose {
     /// Whose it is.
-    pub agent: &'a AgentIdentity,
+    pub agent: AgentIdentity,
     /// Of which service.
-    pub service: &'a ServiceName,
+    pub service: ServiceName,
     /// The request's method.
-    pub method: &'a str,
+    pub method: String,
     /// Its path, in its plain form.
     pub path: Path,
     /// The request in short, as it goes on record.
-    pub what: &'a str,
+    pub what: String,
+    /// The whole of it, once that is known.
+    pub act: Option<Act>,
+}
+
+/// What becomes of it.
+pub enum Taken {
+    /// It may be sent.
+    InUse(InUse),
+    /// Its master is to be asked: see [`Vault::hold`].
+    Asks,
 }
 
 /// A credential for one request.
@@ -42,6 +56,8 @@ pub struct InUse {
     pub secret: SecretBytes,
     /// Whether it may still be used.
     pub standing: Standing,
+    /// The auth request by whose approval it is sent, where one was needed.
+    pub by: Option<RequestId>,
 }
 
 /// The right that a use was allowed by.
@@ -51,10 +67,7 @@ pub struct Standing {
     agent: Watch,
     row: Watch,
     /// What it was for, in order to decide again when the agent's row has changed.
-    service: ServiceName,
-    method: String,
-    path: Path,
-    what: String,
+    purpose: Purpose,
 }
 
 impl Standing {
@@ -77,31 +90,26 @@ impl Standing {
         let access = self.vault.recognise(&self.session).await?;
         access.standing()?;
         let Some(agent) = &access.agent else { return Ok(()) };
-        let given = self.vault.given(&access, &agent.row, &self.service).await;
+        let given = self.vault.given(&access, &agent.row, &self.purpose.service).await;
         if let Err(Refusal::Denied(problem) | Refusal::Plain(problem)) = given {
             return Err(problem);
         }
-        may_send(&agent.row, &self.service, &self.method, &self.path, &self.what)
+        may_send(&agent.row, &self.purpose).map(drop)
     }
 }
 
 /// Refuses a request that the credential's rules do not let through.
-fn may_send(
-    agent: &AgentRow,
-    service: &ServiceName,
-    method: &str,
-    path: &Path,
-    what: &str,
-) -> Answer<()> {
+fn may_send(agent: &AgentRow, purpose: &Purpose) -> Answer<Sendable> {
+    let Purpose { service, method, path, what, .. } = purpose;
     let guarded = catalog::find(service).map_or(&[][..], |entry| &entry.guarded);
-    let terms = agent.terms_of(service);
-    let sent = terms.allow(method, path, guarded);
+    let sent = agent.terms_of(service).allow(method, path, guarded);
     sent.map_err(|why| not_sent(agent, service, what, &why))
 }
 
 impl Vault {
     /// Takes a credential into use for the agent whose session it is; what it is used for goes on
-    /// record.
+    /// record. Where its master is to be asked first, that was done if the purpose has an act that
+    /// was approved.
     ///
     /// # Errors
     /// Those of reading it, but no proof of presence is wanted: an agent's session has its own
@@ -110,15 +118,13 @@ impl Vault {
         &self,
         peer: Peer,
         session: &SessionToken,
-        purpose: &Purpose<'_>,
-    ) -> Answer<InUse> {
+        purpose: &Purpose,
+    ) -> Answer<Taken> {
         for _ in 0..MAX_TRIES {
             let mut access = self.0.authenticate(session).await?;
             access.peer = Some(peer.clone());
-            if let Some((standing, secret)) =
-                self.0.take_into_use(&access, session, purpose).await?
-            {
-                return Ok(InUse { secret, standing });
+            if let Some(taken) = self.0.take_into_use(&access, session, purpose).await? {
+                return Ok(taken);
             }
         }
         Err(answer::busy())
@@ -130,11 +136,11 @@ impl Inner {
         self: &Arc<Self>,
         access: &Access,
         session: &SessionToken,
-        purpose: &Purpose<'_>,
-    ) -> Answer<Option<(Standing, SecretBytes)>> {
+        purpose: &Purpose,
+    ) -> Answer<Option<Taken>> {
         let action = Action::Use;
-        let service = purpose.service;
-        let agent = match self.reachable(access, purpose.agent).await {
+        let service = &purpose.service;
+        let agent = match self.reachable(access, &purpose.agent).await {
             Ok(agent) => agent,
             Err((Refusal::Denied(problem), whose)) => {
                 return self.denied(access, action, whose.as_deref(), Some(service), problem).await;
@@ -156,10 +162,7 @@ impl Inner {
             session: SessionToken::parse(session.expose()).map_err(|_| Problem::internal())?,
             agent: self.store.watch(&agent.key),
             row: self.store.watch(&keys::session(access.session_id)),
-            service: service.clone(),
-            method: purpose.method.to_owned(),
-            path: purpose.path.clone(),
-            what: purpose.what.to_owned(),
+            purpose: purpose.clone(),
         };
         let credential = match self.given(access, &agent.row, service).await {
             Ok(credential) => credential,
@@ -169,10 +172,22 @@ impl Inner {
             }
             Err(Refusal::Plain(problem)) => return Err(problem),
         };
-        let (method, path, what) = (purpose.method, &purpose.path, purpose.what);
-        if let Err(problem) = may_send(&agent.row, service, method, path, what) {
-            return self.denied(access, action, Some(&agent.row), Some(service), problem).await;
-        }
+        let sendable = match may_send(&agent.row, purpose) {
+            Ok(sendable) => sendable,
+            Err(problem) => {
+                return self.denied(access, action, Some(&agent.row), Some(service), problem).await;
+            }
+        };
+        let release = match (sendable, &purpose.act) {
+            (Sendable::AtOnce, _) => None,
+            (Sendable::Asked(_), None) => return Ok(Some(Taken::Asks)),
+            (Sendable::Asked(_), Some(act)) => {
+                match self.released(access, &agent.row, purpose, act).await? {
+                    Some(release) => Some(release),
+                    None => return Ok(Some(Taken::Asks)),
+                }
+            }
+        };
         let Some(credential) = self.fresh(access, &agent, credential).await? else {
             return Ok(None);
         };
@@ -181,7 +196,14 @@ impl Inner {
         let mut proposal = access.unchanged_with(&agent);
         proposal.checks.push(credential.unchanged());
         let event = access.event(action, Outcome::Allowed).of(&agent.row);
-        proposal.events.push(event.service(&credential.row.service).detail(what));
-        Ok(self.propose(proposal).await?.then_some((standing, secret)))
+        let mut event = event.service(&credential.row.service).detail(purpose.what.clone());
+        let by = release.as_ref().map(|release| release.row.request);
+        if let Some(release) = &release {
+            self.use_release(release, &mut proposal)?;
+            event.request = by;
+        }
+        proposal.events.push(event);
+        let used = InUse { secret, standing, by };
+        Ok(self.propose(proposal).await?.then_some(Taken::InUse(used)))
     }
 }

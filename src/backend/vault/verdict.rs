@@ -5,14 +5,14 @@ use zeroize::Zeroizing;
 
 use super::access::Access;
 use super::agent::NewAgent;
-use super::approval::{AFTER_MS, must_be_active, not_yours, seen_hash};
+use super::approval::{AFTER_MS, must_be_active, not_yours};
 use super::fence::Fence;
 use super::journal::Proposal;
 use super::rows::{
     AgentRow, DaemonRow, FamilyRow, Progress, RequestRow, Sealed, SessionKind, SessionRow,
 };
 use super::session::{ChildOf, bounded};
-use super::{Inner, Loaded, answer, keys, sweep};
+use super::{Inner, Loaded, answer, holding, keys, sweep};
 use crate::backend::store::Write;
 use crate::core::audit::{Action, Outcome};
 use crate::core::auth_request::Details;
@@ -45,6 +45,13 @@ fn only_for_pair(grant: &Grant) -> Answer<()> {
         return Ok(());
     }
     Err(Problem::invalid("grant", "agent_id and name go with a Pair only"))
+}
+
+fn only_for_held(row: &RequestRow, grant: &Grant) -> Answer<()> {
+    if row.held || grant.lasts.is_none() {
+        return Ok(());
+    }
+    Err(Problem::invalid("grant", "lasts goes with a request that the gateway holds only"))
 }
 
 fn claims(details: &Details) -> (Option<String>, Option<String>) {
@@ -109,7 +116,7 @@ impl Inner {
             }
         })?;
         if seen.is_some_and(|seen| {
-            seen != seen_hash(&request.row, named.as_ref().map(|agent| &*agent.row))
+            seen != self.seen_hash(&request.row, named.as_ref().map(|agent| &*agent.row))
         }) {
             return Err(Problem::new(
                 Code::Invalid,
@@ -119,6 +126,7 @@ impl Inner {
             ));
         }
         let details = self.details(&request.row)?;
+        only_for_held(&request.row, grant)?;
         let mut proposal = access.unchanged();
         proposal.checks.push(request.unchanged());
         if access.account.row.level() != Level::None && seen.is_none() {
@@ -152,9 +160,12 @@ impl Inner {
                 let scope = narrowed(&change.scope, grant)?;
                 self.change_scope(asker, &agent, scope, &mut proposal).await?
             }
-            (Details::HighValueRelease(_), Some(agent), Some(asker)) => {
+            (Details::HighValueRelease(act), Some(agent), Some(asker)) => {
                 only_for_pair(grant)?;
                 proposal.checks.push(agent.unchanged());
+                if request.row.held {
+                    self.release(access, &request.row, act, asker, grant, &mut proposal).await?;
+                }
                 let scope = asker.scope();
                 Outcomes { agent: (*agent.row).clone(), scope, minted: None }
             }
@@ -163,7 +174,11 @@ impl Inner {
         let agent = outcomes.agent.summary();
         let kind = request.row.kind;
         let event = access.event(Action::Approve, Outcome::Allowed).of(&outcomes.agent);
-        let mut event = event.detail(format!("{}: {}", kind.as_str(), outcomes.scope));
+        let what = match &details {
+            Details::HighValueRelease(act) => holding::in_words(act, grant.lasts),
+            _ => outcomes.scope.to_string(),
+        };
+        let mut event = event.detail(format!("{}: {what}", kind.as_str()));
         event.request = Some(id);
         proposal.events.push(event);
         self.decide(access, &request, Verdict::Approved, Some(outcomes), &mut proposal)?;

@@ -9,13 +9,14 @@ use http_body_util::{BodyExt, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::pool::Pool;
 use super::sender::Sender;
 use super::{HttpBackend, connect};
 use crate::core::gateway::{
-    Decoder, HeadError, MEDIA_TYPE, PATH, RequestHead, ResponseHead, encode,
+    AnswerHead, Decoder, HeadError, Held, MEDIA_TYPE, PATH, RequestHead, ResponseHead, encode,
 };
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::SessionToken;
@@ -26,6 +27,8 @@ use crate::web::{Prefixed, wiped};
 pub type ProgramBody = UnsyncBoxBody<Bytes, io::Error>;
 /// Most bytes of a refusal.
 const MAX_PROBLEM: usize = 64 * 1024;
+/// Longest that a request waits for an approval, whatever the backend says.
+const MAX_HELD: Duration = Duration::from_secs(600);
 /// Longest until an answer begins: somewhat more than the backend waits for a service.
 const UNTIL_ANSWER: Duration = Duration::from_secs(620);
 
@@ -59,6 +62,7 @@ fn broken(backend: &HttpBackend, why: &str) -> Problem {
 
 impl HttpBackend {
     /// Asks a service through the backend, as the agent whose session it is.
+    /// `held` is told when the request waits for an approval, before the answer is there.
     ///
     /// # Errors
     /// What the backend says, or that it does not answer. Nothing is sent twice: a connection that
@@ -68,6 +72,7 @@ impl HttpBackend {
         session: &SessionToken,
         head: &RequestHead,
         body: ProgramBody,
+        held: impl Fn(&Held),
     ) -> Answer<(ResponseHead, ServiceBody)> {
         let head = encode(head)?;
         let mut bearer = Zeroizing::new(String::with_capacity(128));
@@ -113,12 +118,30 @@ impl HttpBackend {
             return Err(problem.unwrap_or_else(|_| broken(self, "its refusal is none")));
         }
         let mut decoder = Decoder::default();
+        let mut until = Instant::now() + UNTIL_ANSWER;
+        let mut part = Vec::new();
         loop {
-            let frame = rest.frame().await.ok_or(HeadError::CutOff)?;
+            match decoder.feed::<AnswerHead>(&std::mem::take(&mut part))? {
+                Some((AnswerHead::Answered(head), first)) => {
+                    return Ok((head, Prefixed::keeping(first, rest, lent)));
+                }
+                Some((AnswerHead::Refused { problem }, _)) => return Err(problem),
+                Some((AnswerHead::Held { held: waits }, more)) => {
+                    held(&waits);
+                    let seconds = waits.seconds.min(MAX_HELD.as_secs());
+                    until = Instant::now() + UNTIL_ANSWER + Duration::from_secs(seconds);
+                    decoder = Decoder::default();
+                    part = more;
+                    continue;
+                }
+                None => {}
+            }
+            let frame = tokio::time::timeout_at(until, rest.frame()).await;
+            let frame = frame.map_err(|_| broken(self, "no answer began in time"))?;
+            let frame = frame.ok_or(HeadError::CutOff)?;
             let frame = frame.map_err(|_| broken(self, "its answer broke off"))?;
-            let Ok(bytes) = frame.into_data() else { continue };
-            if let Some((head, first)) = decoder.feed::<ResponseHead>(&bytes)? {
-                return Ok((head, Prefixed::keeping(first, rest, lent)));
+            if let Ok(bytes) = frame.into_data() {
+                part = bytes.into();
             }
         }
     }

@@ -30,7 +30,7 @@ use super::http::{HttpBackend, ServiceBody};
 use crate::core::backend::{AccountBackend as _, Minted};
 use crate::core::catalog::{self, Sent};
 use crate::core::gateway::{
-    Field, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
+    Field, Held, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
 };
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
@@ -204,8 +204,10 @@ impl Relay {
         };
         let body = body.map_err(io::Error::other).boxed_unsync();
         let token = Arc::clone(&self.token.read().unwrap_or_else(PoisonError::into_inner));
-        let (head, body) = self.backend.forward(&token, &head, body).await?;
-        response(&head, body)
+        let what = || format!("{} {}{}", head.method, head.service, without_query(&head.target));
+        let held = |waits: &Held| (self.tell)(&waits_for_approval(&what(), waits));
+        let (answer, body) = self.backend.forward(&token, &head, body, held).await?;
+        response(&answer, body)
     }
 
     /// The service that a path names, and the path there.
@@ -276,6 +278,16 @@ fn no_placeholder(service: &ServiceName) -> Problem {
 fn fields(headers: &HeaderMap) -> Vec<Field> {
     let fields = headers.iter();
     fields.map(|(name, value)| (name.as_str().to_owned(), field_text(value.as_bytes()))).collect()
+}
+
+fn without_query(target: &str) -> &str {
+    target.split('?').next().unwrap_or_default()
+}
+
+/// What a person is to do, so that a request goes on.
+fn waits_for_approval(what: &str, held: &Held) -> String {
+    let Held { pair_code, otp, seconds, .. } = held;
+    format!("{what} waits for approval, {seconds} s: agentkeys approve {pair_code} (OTP {otp})")
 }
 
 /// The service's answer, for the program.

@@ -249,12 +249,16 @@ pub struct Fetched {
     /// The agent it names; absent for a Pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentSummary>,
+    /// How many equal requests of the agent's the gateway holds until it is answered, and sends
+    /// by one approval; absent where a child opened it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<u32>,
 }
 
 impl Fetched {
     /// Hash of what was shown; approving with it approves just that. It covers the request,
-    /// what the backend saw of the child, and the agent as it is now: name, scope, revocation
-    /// and daemon. How long there is left, and when the daemon was last used, are not covered:
+    /// what the backend saw of the child, how many equal ones are held, and the agent as it is now:
+    /// name, scope, revocation and daemon. How long there is left, and when the daemon was last used, are not covered:
     /// they change while a person reads.
     pub fn seen_hash(&self) -> Hash32 {
         let plain = "they hold nothing that CBOR forbids";
@@ -274,6 +278,10 @@ impl Fetched {
             .field(&self.created_at.0.to_be_bytes())
             .field(&saw)
             .optional(agent.as_deref());
+        let framed = match self.held {
+            Some(count) => framed.field(&count.to_be_bytes()),
+            None => framed,
+        };
         Hash32::of(framed.bytes())
     }
 }
@@ -291,7 +299,24 @@ pub struct Grant {
     /// A scope no wider than the one asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
+    /// A request that the gateway holds only: for how long others like it are sent unasked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasts: Option<Lasts>,
 }
+
+/// For how long requests of the same method, host and path are sent unasked, whatever their body
+/// and query.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lasts {
+    /// For so many seconds, at most [`MAX_LASTS`].
+    Seconds(u64),
+    /// For as long as the session that asked lasts, with those that it is renewed to.
+    Session,
+}
+
+/// Longest that an approval lasts, in seconds: a day.
+pub const MAX_LASTS: u64 = 24 * 60 * 60;
 
 /// What an approval did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

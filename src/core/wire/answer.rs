@@ -338,6 +338,9 @@ pub struct FetchedRequest {
     /// The agent it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentSummary>,
+    /// How many equal requests the gateway holds for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<u32>,
     /// [`Fetched::seen_hash`]; goes into `seen` of approve.
     pub seen: Hash32,
 }
@@ -359,6 +362,7 @@ impl TryFrom<Fetched> for FetchedRequest {
             expires_at: fetched.expires_at,
             saw: fetched.saw,
             agent: fetched.agent,
+            held: fetched.held,
         })
     }
 }
@@ -379,6 +383,7 @@ impl FetchedRequest {
             expires_at: self.expires_at,
             saw: self.saw,
             agent: self.agent,
+            held: self.held,
         };
         (shown == request_details && fetched.seen_hash() == seen).then_some(fetched)
     }
@@ -420,6 +425,7 @@ mod tests {
             expires_at: Timestamp(2),
             saw: Seen::default(),
             agent: None,
+            held: None,
         };
         let honest = FetchedRequest::try_from(fetched.clone()).unwrap();
         assert_eq!(honest.clone().checked(), Some(fetched));

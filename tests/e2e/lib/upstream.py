@@ -20,7 +20,7 @@ lock = threading.Lock()
 
 def note(what):
     with lock, open(log, "a") as file:
-        file.write(json.dumps(what) + "\n")
+        file.write(json.dumps({"time": time.time(), **what}) + "\n")
 
 
 class Service(BaseHTTPRequestHandler):

@@ -103,6 +103,7 @@ fn cbor_vectors() {
             expires_at: Timestamp(0),
             saw: json(&case["saw"]),
             agent: json(&case["agent"]),
+            held: None,
         };
         assert_eq!(fetched.seen_hash(), parse(&case["seen_hash"]), "{name}");
         // What changes while a person reads is not in it.
