@@ -88,8 +88,11 @@ impl View<'_> {
             seen.push_str(&format!(", program {program}"));
         }
         lines.push(("seen", seen));
-        let key = if self.request.kind == Kind::KeyRotate { "new key" } else { "key" };
-        lines.push((key, fingerprint(&self.request.child_pubkey.fingerprint())));
+        // What the gateway holds, no child has keys for.
+        if self.request.held.is_none() {
+            let key = if self.request.kind == Kind::KeyRotate { "new key" } else { "key" };
+            lines.push((key, fingerprint(&self.request.child_pubkey.fingerprint())));
+        }
         lines.push(("account", format!("{}, which is you", self.account)));
         lines.push(("age", span(self.now.since_ms(self.request.created_at))));
         lines.push(("answer in", span(self.request.expires_at.since_ms(self.now))));

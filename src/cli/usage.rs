@@ -108,7 +108,7 @@ fn word(action: Action) -> String {
 /// The action; a use or a read with what it was for.
 fn what(event: &Event) -> String {
     match (event.action, &event.detail, event.outcome) {
-        (Action::Use | Action::Read, Some(detail), Outcome::Allowed) => {
+        (Action::Ask | Action::Use | Action::Read, Some(detail), Outcome::Allowed) => {
             format!("{} {detail}", word(event.action))
         }
         _ => word(event.action),

@@ -154,6 +154,8 @@ struct Group {
     agent: (AccountId, WalletAddress),
     waiting: u32,
     until: Timestamp,
+    /// Whether an answer is still to come.
+    open: bool,
 }
 
 /// What is held in this process.
@@ -181,8 +183,14 @@ impl Holding {
         }
     }
 
-    fn leave(&self, of: &Hash32) {
+    fn answered(&self, of: &Hash32) {
         if let Some(group) = self.lock().get_mut(of) {
+            group.open = false;
+        }
+    }
+
+    fn leave(&self, of: &Hash32, request: RequestId) {
+        if let Some(group) = self.lock().get_mut(of).filter(|group| group.request == request) {
             group.waiting = group.waiting.saturating_sub(1);
         }
     }
@@ -193,7 +201,8 @@ impl Holding {
         groups.retain(|_, group| group.waiting > 0 || group.until > now);
         let own = || groups.values().filter(|group| group.agent == agent);
         let waiting: u32 = own().map(|group| group.waiting).sum();
-        if waiting < MOST_HELD && (!new || own().count() < MOST_ASKED) {
+        let asked = own().filter(|group| group.open && group.until > now).count();
+        if waiting < MOST_HELD && (!new || asked < MOST_ASKED) {
             return Ok(());
         }
         Err(Problem::new(
@@ -212,7 +221,6 @@ pub struct Waiting {
     peer: Peer,
     session: SessionToken,
     purpose: Purpose,
-    request: RequestId,
     watches: Vec<Watch>,
     held: Held,
 }
@@ -221,11 +229,12 @@ pub struct Waiting {
 struct Place {
     vault: Arc<Inner>,
     of: Hash32,
+    request: RequestId,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.vault.holding.leave(&self.of);
+        self.vault.holding.leave(&self.of, self.request);
     }
 }
 
@@ -258,14 +267,18 @@ impl Waiting {
             let found = self.look().await?;
             let taken = vault.use_credential(self.peer.clone(), &self.session, &self.purpose);
             if let Taken::InUse(using) = taken.await? {
-                if using.by != Some(self.request) {
+                self.place.vault.holding.answered(&self.place.of);
+                if using.by != Some(self.place.request) {
                     self.withdraw().await;
                 }
                 return Ok(using);
             }
             let left = match found {
                 Ok(left) => left,
-                Err(why) => return self.refuse(not_approved(&self.purpose, why)).await,
+                Err(why) => {
+                    self.place.vault.holding.answered(&self.place.of);
+                    return self.refuse(not_approved(&self.purpose, why)).await;
+                }
             };
             let watches = self.watches.iter_mut();
             let mut changed: Vec<_> = watches.map(|watch| Box::pin(watch.changed())).collect();
@@ -289,7 +302,7 @@ impl Waiting {
     async fn look(&self) -> Answer<Result<u64, (&'static str, &'static str)>> {
         let vault = &self.place.vault;
         let now = vault.clock.now();
-        let row = vault.load::<RequestRow>(keys::request(self.request)).await?;
+        let row = vault.load::<RequestRow>(keys::request(self.place.request)).await?;
         let lapsed =
             ("nobody answered within 180 seconds", "send it again, and have your master answer");
         Ok(match row.as_ref().map(|row| (&row.row.progress, row.row.live_until)) {
@@ -317,11 +330,11 @@ impl Waiting {
     /// Takes the question back, where another approval has let the last one through that waited.
     async fn withdraw(&self) {
         let vault = &self.place.vault;
-        if vault.holding.waiting(self.request) > 1 {
+        if vault.holding.waiting(self.place.request) > 1 {
             return;
         }
         // Nothing hangs on it: it lapses by itself.
-        let Ok(Some(request)) = vault.load::<RequestRow>(keys::request(self.request)).await else {
+        let Ok(Some(request)) = vault.load::<RequestRow>(keys::request(self.place.request)).await else {
             return;
         };
         if !matches!(request.row.progress, Progress::Live) {
@@ -386,8 +399,7 @@ impl Vault {
                 };
                 let session =
                     SessionToken::parse(session.expose()).map_err(|_| Problem::internal())?;
-                let request = row.id;
-                return Ok(Err(Waiting { place, peer, session, purpose, request, watches, held }));
+                return Ok(Err(Waiting { place, peer, session, purpose, watches, held }));
             }
         }
         Err(answer::busy())
@@ -463,7 +475,8 @@ impl Inner {
                 Progress::Live => {
                     self.holding.has_place(whose, access.now, false)?;
                     self.holding.enter(of);
-                    return Ok(Some((request, Place { vault: self.clone(), of })));
+                    let place = Place { vault: self.clone(), of, request: id };
+                    return Ok(Some((request, place)));
                 }
                 // Nobody is asked again at once what was just refused.
                 Progress::Decided { decision, .. } if decision.granted.is_none() => {
@@ -490,9 +503,10 @@ impl Inner {
         if !self.propose(proposal).await? {
             return Ok(None);
         }
-        let group = Group { request: row.id, agent: whose, waiting: 1, until: row.live_until };
+        let until = row.live_until;
+        let group = Group { request: row.id, agent: whose, waiting: 1, until, open: true };
         self.holding.lock().insert(of, group);
-        let place = Place { vault: self.clone(), of };
+        let place = Place { vault: self.clone(), of, request: row.id };
         let request = self.load::<RequestRow>(keys::request(row.id)).await?;
         Ok(request.map(|request| (request, place)))
     }
