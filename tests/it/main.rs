@@ -30,6 +30,7 @@ mod env;
 mod exchange_client;
 mod guessing;
 mod harden;
+mod held;
 mod harden_daemon;
 mod heads_cli;
 mod heads_client;
