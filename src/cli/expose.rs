@@ -100,7 +100,7 @@ impl Checked for Expose {
         let open = context.open().await?;
         let answer = open.backend.resolve_identity(open.token, &agent).await;
         let name = label(&about(context, &agent, answer).await?);
-        let change = TermsChange { expose: tier, rules: None };
+        let change = TermsChange { expose: tier, ..TermsChange::default() };
         let terms = open.backend.set_terms(open.token, &agent, &service, change).await?;
         show(context, &name, &service, &terms)?;
         Ok(Finish::Done)

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::report::{CliError, usage};
 use super::{Checked, Finish};
 use crate::core::identity::AgentIdentity;
-use crate::core::payment::{Amount, Layer};
+use crate::core::payment::{Amount, Layer, micros};
 use crate::core::problem::Problem;
 
 #[derive(FromArgs, ArgsInfo)]
@@ -44,18 +44,7 @@ fn amount(text: &str) -> Result<Amount, Problem> {
             "wants US dollars above 0, such as 5 or 0.25, at most six digits behind the point",
         )
     };
-    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
-    if !digits(whole) || !digits(part) || part.len() > 6 {
-        return Err(wrong());
-    }
-    let whole: Amount = whole.parse().map_err(|_| wrong())?;
-    let part: Amount = format!("{part:0<6}").parse().map_err(|_| wrong())?;
-    whole
-        .checked_mul(1_000_000)
-        .and_then(|micros| micros.checked_add(part))
-        .filter(|micros| *micros > 0)
-        .ok_or_else(wrong)
+    micros(text).filter(|micros| *micros > 0).ok_or_else(wrong)
 }
 
 impl TryFrom<FundArgs> for Fund {

@@ -9,6 +9,7 @@ pub mod agents;
 pub mod args;
 pub mod ask;
 mod broker;
+pub mod budget;
 pub mod claims;
 pub mod clock;
 pub mod context;
@@ -182,6 +183,7 @@ pub const COMMANDS: &[Command] = &[
     command!("scope", Agents, scope::SetScope),
     command!("expose", Agents, expose::Expose),
     command!("rule", Agents, rule::SetRules),
+    command!("budget", Agents, budget::SetBudget),
     command!("revoke", Agents, revoke::Revoke),
     command!("reinstate", Agents, reinstate::Reinstate),
     command!("teardown", Agents, teardown::Teardown),

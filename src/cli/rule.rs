@@ -113,7 +113,7 @@ impl Checked for SetRules {
         let terms = if rules == now.rules {
             now
         } else {
-            let change = TermsChange { expose: None, rules: Some(rules) };
+            let change = TermsChange { rules: Some(rules), ..TermsChange::default() };
             open.backend.set_terms(open.token, &agent, service, change).await?
         };
         show(context, &name, service, &terms)?;

@@ -315,6 +315,7 @@ mod tests {
                 expires_at: None,
                 made: false,
                 terms: Default::default(),
+                spent: None,
             })
             .into();
         let lie = |text| {

@@ -188,7 +188,7 @@ impl Checked for Store {
         let wallet = AgentIdentity::Wallet(sealed.agent.wallet);
         if expose.is_some() {
             // First, so that the key is shown no further for a moment.
-            let change = TermsChange { expose, rules: None };
+            let change = TermsChange { expose, ..TermsChange::default() };
             open.backend.set_terms(open.token, &wallet, &service, change).await?;
         }
         let before = open.backend.list_credentials(open.token, &wallet).await?;

@@ -2,23 +2,27 @@
 use std::collections::VecDeque;
 
 use argh::{ArgsInfo, FromArgs};
+use serde::Serialize;
 use serde_json::json;
 
-use super::agents::{about, maybe_agent};
+use super::agents::{about, label, maybe_agent};
+use super::budget::in_words;
 use super::clock::{moment, now};
 use super::context::Context;
-use super::report::CliError;
+use super::report::{CliError, shown};
 use super::{Checked, Finish};
 use crate::core::audit::{Action, Entry, Event, Outcome, Role};
 use crate::core::backend::{AuditFilter, AuditPage, MAX_WAIT};
-use crate::core::identity::ServiceName;
+use crate::core::budget::{Budget, Spent};
+use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::payment::usd;
 use crate::core::problem::Problem;
 use crate::core::types::Timestamp;
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Shows what was done, by whom, and what was denied: the audit log, oldest first. \
-                   No value is in it.",
+                   No value is in it. At its end stands what keys have cost.",
     note = "A time is an age such as 2h or 7d, a date, or RFC 3339. On a terminal the last 100 \
             events are shown unless --limit says otherwise; --json and a pipe get them all, and \
             --follow with --json gives one event a line.",
@@ -105,8 +109,20 @@ fn word(action: Action) -> String {
         .unwrap_or_default()
 }
 
+/// What was taken or given, in dollars, with what stands behind it.
+fn money(detail: &str) -> Option<String> {
+    let (_layer, rest) = detail.split_once(' ')?;
+    let end = rest.find(':').unwrap_or(rest.len());
+    let (sum, more) = rest.split_at(end);
+    Some(format!("{} USD{more}", usd(sum.parse().ok()?)))
+}
+
 /// The action; a use or a read with what it was for.
 fn what(event: &Event) -> String {
+    let of_money = matches!(event.action, Action::Debit | Action::Fund);
+    if let Some(sum) = event.detail.as_deref().filter(|_| of_money).and_then(money) {
+        return format!("{} {sum}", word(event.action));
+    }
     match (event.action, &event.detail, event.outcome) {
         (Action::Ask | Action::Use | Action::Read, Some(detail), Outcome::Allowed) => {
             format!("{} {detail}", word(event.action))
@@ -191,8 +207,9 @@ impl Checked for Usage {
                 Some(_) | None => break page.head,
             }
         };
+        let spent = spent(context, filter.agent_id.as_ref()).await?;
         if out.json && !follow {
-            out.object(&json!({ "events": events }))?;
+            out.object(&json!({ "events": events, "spent": spent }))?;
             return Ok(Finish::Done);
         }
         if out.json {
@@ -211,6 +228,10 @@ impl Checked for Usage {
             } else {
                 out.table_keeping(&["TIME (UTC)", "RESULT"], &HEAD, &rows)?;
             }
+            for one in &spent {
+                let words = in_words(&one.budget, &one.spent).join(", ");
+                out.line(&shown(&format!("{} of {} cost {words}", one.service, one.agent)))?;
+            }
         }
         if follow {
             filter.from = Some(head.seq + 1);
@@ -219,6 +240,35 @@ impl Checked for Usage {
         }
         Ok(Finish::Done)
     }
+}
+
+/// What an agent's credential has cost.
+#[derive(Serialize)]
+struct Cost {
+    agent: String,
+    service: ServiceName,
+    spent: Spent,
+    budget: Budget,
+}
+
+/// What the credentials of an agent, or of all, have cost.
+async fn spent(context: &Context<'_>, of: Option<&AgentIdentity>) -> Result<Vec<Cost>, CliError> {
+    let open = context.open().await?;
+    // Of an agent that was deleted there is a record, and no credential.
+    let agents = match of {
+        Some(agent) => open.backend.resolve_identity(open.token, agent).await.into_iter().collect(),
+        None => open.backend.list_agents(open.token).await?,
+    };
+    let mut costs = Vec::new();
+    for agent in &agents {
+        let wallet = AgentIdentity::Wallet(agent.wallet);
+        for held in open.backend.list_credentials(open.token, &wallet).await? {
+            let Some(spent) = held.spent else { continue };
+            let budget = held.terms.budget.unwrap_or_default();
+            costs.push(Cost { agent: label(agent), service: held.service, spent, budget });
+        }
+    }
+    Ok(costs)
 }
 
 /// One event on one line, as JSON.
@@ -237,7 +287,7 @@ async fn follow_on(context: &Context<'_>, mut filter: AuditFilter) -> Result<(),
             } else {
                 let cells = row(event);
                 let text: Vec<String> =
-                    cells.iter().map(|cell| super::report::shown(cell)).collect();
+                    cells.iter().map(|cell| shown(cell)).collect();
                 context.out.line(&text.join("  "))?;
             }
         }

@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use super::budget::Price;
 use super::identity::ServiceName;
+use super::payment::Amount;
 use super::rule::Rule;
 
 /// One service.
@@ -39,9 +41,36 @@ pub struct Service {
     /// Where a key is a JSON object: its members, and the variables that each of them goes into.
     #[serde(default)]
     pub members: BTreeMap<String, String>,
+    /// What its models are charged at; the one that is called `*` stands for those that are not
+    /// known. Empty: nothing is counted, unless its master names a price.
+    #[serde(default)]
+    pub prices: Vec<ModelPrice>,
     /// What its own interface wants to make keys; absent where none is known.
     #[serde(default)]
     pub makes: Option<Makes>,
+}
+
+/// What a model is charged at, in millionths of a US dollar for a million tokens: the list price, as its
+/// service's own page had it when this was written.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelPrice {
+    /// Its name.
+    pub model: String,
+    /// Sent.
+    pub input: Amount,
+    /// Answered.
+    pub output: Amount,
+    /// Sent, where the service had it before.
+    #[serde(default)]
+    pub cached: Option<Amount>,
+}
+
+impl ModelPrice {
+    /// The price.
+    pub const fn price(&self) -> Price {
+        Price { input: self.input, output: self.output, cached: self.cached, request: 0 }
+    }
 }
 
 /// What a service's own interface wants to make keys.

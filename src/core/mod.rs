@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod auth_request;
 pub mod backend;
+pub mod budget;
 pub mod catalog;
 pub mod cbor;
 pub mod claim;
@@ -13,6 +14,7 @@ pub mod frame;
 pub mod gateway;
 pub mod holder;
 pub mod identity;
+pub mod metering;
 pub mod otp;
 pub mod passphrase;
 pub mod payment;

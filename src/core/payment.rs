@@ -33,6 +33,25 @@ impl Layer {
 /// An amount in the layer's smallest unit (micro-USD in the internal ledger).
 pub type Amount = u64;
 
+/// An amount in US dollars: two digits behind the point, and more where there are more.
+pub fn usd(amount: Amount) -> String {
+    let (whole, part) = (amount / 1_000_000, format!("{:06}", amount % 1_000_000));
+    let more = part.get(2..).unwrap_or_default().trim_end_matches('0');
+    format!("{whole}.{}{more}", part.get(..2).unwrap_or_default())
+}
+
+/// Reads dollars into millionths, without rounding; `None` for what is no amount.
+pub fn micros(text: &str) -> Option<Amount> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > 6 {
+        return None;
+    }
+    let whole: Amount = whole.parse().ok()?;
+    let part: Amount = format!("{part:0<6}").parse().ok()?;
+    whole.checked_mul(1_000_000)?.checked_add(part)
+}
+
 /// What an agent has on one layer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

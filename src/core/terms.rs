@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
 use super::rule::{Effect, MAX_RULES, Path, Rule};
 use super::types::Malformed;
 
@@ -58,6 +59,9 @@ pub struct Terms {
     /// Which requests the gateway sends with it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub rules: BTreeSet<Rule>,
+    /// What it may cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 /// Endpoints by whose last word keys are made or shown, of whatever service.
@@ -151,7 +155,10 @@ impl Terms {
             theirs.is_subset(&ours)
         };
         let stricter = holds(Effect::Ask) && holds(Effect::Deny);
-        self.exposure() <= wider.exposure() && allows && stricter
+        let none = Budget::default();
+        let budget = |terms: &Self| terms.budget.clone().unwrap_or_default();
+        let cheaper = budget(self).within(wider.budget.as_ref().unwrap_or(&none));
+        self.exposure() <= wider.exposure() && allows && stricter && cheaper
     }
 
     /// Whether they have no more rules than [`MAX_RULES`].
@@ -165,6 +172,9 @@ impl fmt::Display for Terms {
         write!(f, "{}", self.exposure())?;
         for rule in &self.rules {
             write!(f, ", {rule}")?;
+        }
+        if let Some(budget) = &self.budget {
+            write!(f, ", {budget}")?;
         }
         Ok(())
     }
@@ -180,12 +190,15 @@ pub struct TermsChange {
     /// The rules from now on, in place of all that there were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<BTreeSet<Rule>>,
+    /// What it may cost from now on, in place of what there was; one without limits takes it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 impl TermsChange {
     /// Whether it can allow nothing more, whatever the terms were.
     pub fn only_narrows(&self) -> bool {
-        self.rules.is_none() && self.expose.is_none_or(|tier| tier == Exposure::Broker)
+        self.rules.is_none() && self.budget.is_none() && self.expose.is_none_or(|tier| tier == Exposure::Broker)
     }
 
     /// The terms, so changed.
@@ -193,6 +206,10 @@ impl TermsChange {
         Terms {
             expose: self.expose.or(before.expose),
             rules: self.rules.clone().unwrap_or_else(|| before.rules.clone()),
+            budget: match &self.budget {
+                Some(budget) => Some(budget.clone()).filter(|budget| !budget.is_none()),
+                None => before.budget.clone(),
+            },
         }
     }
 }
@@ -202,7 +219,7 @@ mod tests {
     use super::*;
 
     fn terms(rules: &[&str]) -> Terms {
-        Terms { expose: None, rules: rules.iter().map(|rule| rule.parse().unwrap()).collect() }
+        Terms { rules: rules.iter().map(|rule| rule.parse().unwrap()).collect(), ..Terms::default() }
     }
 
     fn asked(terms: &Terms, method: &str, target: &str) -> Result<Sendable, Unsent> {

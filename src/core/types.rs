@@ -303,6 +303,13 @@ impl Timestamp {
             .unwrap_or(time::macros::datetime!(9999-12-31 23:59:59.999 UTC))
     }
 
+    /// Months since year 0, in UTC.
+    pub fn months(self) -> u64 {
+        let date = self.date_time();
+        let year = u64::try_from(date.year()).unwrap_or(0);
+        year * 12 + u64::from(u8::from(date.month())) - 1
+    }
+
     /// `2026-04-09 14:32:07 UTC`, as error texts show it.
     pub fn for_people(self) -> String {
         let format =

@@ -18,7 +18,7 @@ async fn set_up(env: &TestEnv) -> (Master, Master) {
     master.agent("bot").await;
     master.store("bot", "stripe", b"sk-1").await;
     let rules = Some(["ask POST /v1/charges*".parse().unwrap()].into());
-    let change = TermsChange { expose: None, rules };
+    let change = TermsChange { rules, ..TermsChange::default() };
     let (bot, stripe) = (id("bot"), service("stripe"));
     master.backend.set_terms(&master.session, &bot, &stripe, change).await.expect("the rule is set");
     let child = master.child("bot", Scope::everything()).await;
@@ -257,7 +257,7 @@ async fn a_rule_that_refuses_it_since_refuses_it_also_when_it_was_approved() {
     let (ada, child) = set_up(&env).await;
     let waiting = held(&env, &child, "a").await;
     let rules = Some(["deny POST /v1/charges".parse().unwrap()].into());
-    let change = TermsChange { expose: None, rules };
+    let change = TermsChange { rules, ..TermsChange::default() };
     let seen = look(&ada, &waiting).await;
     ada.backend.set_terms(&ada.session, &id("bot"), &service("stripe"), change).await.expect("set");
     let problem = refused(waiting.answer().await);

@@ -166,6 +166,7 @@ impl SessionHolder for Fake {
             expires_at: None,
             made: false,
             terms: Default::default(),
+            spent: None,
         };
         let credentials = self.credentials.lock().unwrap().keys().map(one).collect();
         Ok(Listing { agent: AGENT, credentials })

@@ -109,7 +109,11 @@ async fn round_trip(server: &Server, to: &HttpBackend) {
     let injected = to.inject_credential(&session, &agent, &service).await.unwrap();
     assert_eq!(injected.expose(), PLAINTEXT);
     said(format!("inject_credential {agent:?} {service:?}"));
-    let change = TermsChange { expose: Some(Exposure::Broker), rules: Some(terms().rules) };
+    let change = TermsChange {
+        expose: Some(Exposure::Broker),
+        rules: Some(terms().rules),
+        budget: terms().budget,
+    };
     let set = to.set_terms(&session, &agent, &service, change.clone()).await.unwrap();
     assert_eq!(set, terms());
     said(format!("set_terms {agent:?} {service:?} {change:?}"));

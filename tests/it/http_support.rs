@@ -8,6 +8,7 @@ use agentkeys::backend::peer::Peer;
 use agentkeys::core::audit::{Action, Actor, Entry, Event, GENESIS, Head, Outcome, Role};
 use agentkeys::core::auth_request::{Details, Kind, Pair};
 use agentkeys::core::backend::*;
+use agentkeys::core::budget::{Budget, Spent};
 use agentkeys::core::decision::{Decision, Granted, Verdict};
 use agentkeys::core::identity::{AgentIdentity, Alias, ServiceName};
 use agentkeys::core::otp::PairCode;
@@ -228,6 +229,7 @@ pub fn terms() -> Terms {
     Terms {
         expose: Some(Exposure::Inject),
         rules: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
+        budget: Some(Budget { day: Some(5), ask_at: Some(80), ..Budget::default() }),
     }
 }
 
@@ -240,6 +242,7 @@ pub fn credential_summary() -> CredentialSummary {
         expires_at: Some(Timestamp(9_000)),
         made: true,
         terms: terms(),
+        spent: Some(Spent { at_day: 1, at_month: 2, day: 3, month: 4, total: 5 }),
     }
 }
 

@@ -186,6 +186,7 @@ impl SessionHolder for Fake {
             expires_at: None,
             made: false,
             terms: Default::default(),
+            spent: None,
         });
         Ok(Listing { agent: Self::agent(), credentials: credentials.collect() })
     }

@@ -140,7 +140,7 @@ const RAISES: &[(&str, Raise)] = &[
     }),
     ("wider terms of a credential", |backend, session| {
         Box::pin(async {
-            let to = |tier| TermsChange { expose: Some(tier), rules: None };
+            let to = |tier| TermsChange { expose: Some(tier), ..TermsChange::default() };
             let (agent, name) = (id("bot"), service("openrouter"));
             let narrow = to(Exposure::Broker);
             backend.set_terms(session, &agent, &name, narrow.clone()).await?;

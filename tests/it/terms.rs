@@ -7,7 +7,7 @@ use agentkeys::core::terms::{Exposure, Terms, TermsChange};
 use crate::env::{Master, TestEnv, code, id, refused, scope, service};
 
 async fn expose(master: &Master, tier: Exposure) -> Terms {
-    let change = TermsChange { expose: Some(tier), rules: None };
+    let change = TermsChange { expose: Some(tier), ..TermsChange::default() };
     let (agent, name) = (id("bot"), service("openrouter"));
     master.backend.set_terms(&master.session, &agent, &name, change).await.expect("set")
 }
@@ -87,7 +87,7 @@ async fn terms_are_the_masters_come_before_the_key_and_outlive_it() {
     let ada = bot(&env).await;
     let child = ada.child("bot", Scope::everything()).await;
     let (agent, later) = (id("bot"), service("later"));
-    let broker = TermsChange { expose: Some(Exposure::Broker), rules: None };
+    let broker = TermsChange { expose: Some(Exposure::Broker), ..TermsChange::default() };
     let by_child = child.backend.set_terms(&child.session, &agent, &later, broker.clone()).await;
     assert_eq!(code(by_child), Code::Denied);
     ada.backend.set_terms(&ada.session, &agent, &later, broker.clone()).await.expect("set");
@@ -106,7 +106,7 @@ async fn terms_are_the_masters_come_before_the_key_and_outlive_it() {
     ada.backend.set_terms(&ada.session, &agent, &later, TermsChange::default()).await.unwrap();
     assert!(ada.acts_after(before).await.is_empty());
     let many = (0..33).map(|n| format!("allow GET /{n}").parse().unwrap()).collect();
-    let change = TermsChange { expose: None, rules: Some(many) };
+    let change = TermsChange { rules: Some(many), ..TermsChange::default() };
     let many = ada.backend.set_terms(&ada.session, &agent, &later, change).await;
     assert_eq!(code(many), Code::Invalid);
 }

@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming};
 
+use super::meter::{Meter, Settling};
 use super::places::Place;
 use super::scrub::Scrubber;
-use crate::backend::vault::Standing;
+use crate::backend::vault::Right;
 use crate::core::problem::Problem;
 
 /// Such a body.
@@ -18,14 +19,34 @@ pub struct Relayed {
     body: Option<Incoming>,
     scrubber: Scrubber,
     lost: Pin<Box<dyn Future<Output = Problem> + Send>>,
+    meter: Option<Meter>,
+    /// Its cost, which is counted before `last` is handed on: the next request of whoever waits for
+    /// it finds it counted.
+    settling: Option<Settling>,
+    last: Bytes,
     _place: Place,
 }
 
 impl Relayed {
-    /// Ends when `standing` is lost.
-    pub fn new(body: Incoming, scrubber: Scrubber, mut standing: Standing, place: Place) -> Self {
-        let lost = Box::pin(async move { standing.lost().await });
-        Self { body: Some(body), scrubber, lost, _place: place }
+    /// Ends when `right` is lost.
+    pub fn new(
+        body: Incoming,
+        scrubber: Scrubber,
+        mut right: Right,
+        meter: Option<Meter>,
+        place: Place,
+    ) -> Self {
+        let lost = Box::pin(async move { right.lost().await });
+        let body = Some(body);
+        let (settling, last) = (None, Bytes::new());
+        Self { body, scrubber, lost, meter, settling, last, _place: place }
+    }
+
+    /// The service has said all: `last` is what is left of it.
+    fn end(&mut self, last: Bytes) {
+        self.body = None;
+        self.last = last;
+        self.settling = self.meter.as_mut().and_then(|meter| meter.settle(true));
     }
 }
 
@@ -40,30 +61,44 @@ impl Body for Relayed {
         if self.body.is_some() && self.lost.as_mut().poll(cx).is_ready() {
             // Dropped, so that the service is hung up on as well.
             self.body = None;
+            self.meter = None;
             let error =
                 io::Error::new(io::ErrorKind::PermissionDenied, "the right to it has ended");
             return Poll::Ready(Some(Err(error)));
         }
         loop {
-            let Some(body) = &mut self.body else { return Poll::Ready(None) };
-            match std::task::ready!(Pin::new(body).poll_frame(cx)) {
+            if let Some(settling) = &mut self.settling {
+                std::task::ready!(settling.as_mut().poll(cx));
+                self.settling = None;
+            }
+            let Some(body) = &mut self.body else {
+                let last = std::mem::take(&mut self.last);
+                return Poll::Ready((!last.is_empty()).then(|| Ok(Frame::data(last))));
+            };
+            match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     // What a service says in trailers is for nobody here.
                     let Ok(bytes) = frame.into_data() else { continue };
+                    let is_last = body.is_end_stream();
+                    if let Some(meter) = &mut self.meter {
+                        meter.feed(&bytes);
+                    }
                     let goes = self.scrubber.feed(&bytes);
-                    if !goes.is_empty() {
+                    if is_last && self.meter.is_some() {
+                        let rest = self.scrubber.finish();
+                        self.end([goes, rest].concat().into());
+                    } else if !goes.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(goes))));
                     }
                 }
                 Some(Err(error)) => {
                     self.body = None;
+                    self.meter = None;
                     return Poll::Ready(Some(Err(io::Error::other(error))));
                 }
                 None => {
-                    self.body = None;
                     let rest = self.scrubber.finish();
-                    let last = (!rest.is_empty()).then(|| Ok(Frame::data(rest)));
-                    return Poll::Ready(last);
+                    self.end(rest);
                 }
             }
         }

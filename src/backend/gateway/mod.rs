@@ -7,6 +7,7 @@ mod address;
 mod exchange;
 mod held;
 mod inject;
+mod meter;
 mod places;
 mod scrub;
 mod upstream;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,6 +32,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri};
 
 use self::exchange::Relayed;
+use self::meter::Meter;
 use self::places::{Place, Places};
 use self::scrub::Scrubber;
 use self::upstream::{NotConnected, Upstream};
@@ -269,6 +272,16 @@ fn no_body() -> RequestBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
+/// The same body, with its bytes counted.
+fn counted(body: RequestBody, sent: Arc<AtomicU64>) -> RequestBody {
+    body.map_frame(move |frame| {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        frame
+    })
+    .boxed_unsync()
+}
+
 impl Gateway {
     /// Asks the service.
     async fn ask(&self, asked: Asked, using: InUse, body: RequestBody) -> Answer<Forwarded> {
@@ -280,8 +293,13 @@ impl Gateway {
         let scrubber = Scrubber::new(using.secret.expose());
         drop(using.secret);
 
+        let mut meter = using.charge.map(Meter::new);
+        let body = match &meter {
+            None => body,
+            Some(meter) => counted(body, meter.sent()),
+        };
         let mut request = Request::new(body);
-        *request.method_mut() = method;
+        *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let mut standing = using.standing;
@@ -290,11 +308,18 @@ impl Gateway {
             problem = standing.lost() => return Err(problem),
         };
         let late = format!("its answer did not begin within {} seconds", UNTIL_ANSWER.as_secs());
-        let response = answered
-            .map_err(|_| not_answered(&service, &authority, late))?
-            .map_err(|error| not_answered(&service, &authority, why(&error)))?;
+        let answered = answered.map_err(|_| not_answered(&service, &authority, late))?;
+        let response = answered.map_err(|error| {
+            if let Some(meter) = &mut meter {
+                meter.forget();
+            }
+            not_answered(&service, &authority, why(&error))
+        })?;
 
         let (parts, body) = response.into_parts();
+        if let Some(meter) = &mut meter {
+            meter.begin(&method, parts.status, &parts.headers);
+        }
         if is_encoded(&parts.headers) {
             let cause = "it was compressed, though that was not asked for, and cannot be looked \
                          through for the key";
@@ -309,7 +334,7 @@ impl Gateway {
             status: parts.status.as_u16(),
             headers: answer_fields(&parts.headers, &scrubber),
         };
-        let body = Relayed::new(body, scrubber, standing, place).boxed_unsync();
+        let body = Relayed::new(body, scrubber, standing, meter, place).boxed_unsync();
         Ok(Forwarded::Answered(head, body))
     }
 }

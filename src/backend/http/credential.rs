@@ -67,7 +67,11 @@ pub fn inject(call: &Call<'_>) -> Answer<Action> {
 pub fn terms(call: &Call<'_>) -> Answer<Action> {
     let session = call.session()?;
     let request: wire::SetTerms = call.json()?;
-    let change = TermsChange { expose: request.expose, rules: request.rules };
+    let change = TermsChange {
+        expose: request.expose,
+        rules: request.rules,
+        budget: request.budget,
+    };
     Ok(Action::Terms(session, request.agent_id, request.service, change))
 }
 

@@ -166,6 +166,7 @@ impl Inner {
             self.push_ending(&agent.row, &credential, access.now, &mut proposal)?;
         }
         gone.extend((0..Layer::ALL.len()).map(|at| keys::balance(account, wallet, at as u8)));
+        gone.push(keys::movement_count(account, wallet));
         gone.extend(self.ledger_tail(account, wallet).await?);
         proposal.writes.extend(gone.into_iter().map(Write::Delete));
         self.push_agent_count(access, -1, &mut proposal)?;
@@ -183,7 +184,12 @@ impl Inner {
         wallet: WalletAddress,
     ) -> Answer<Vec<Vec<u8>>> {
         let mut found = Vec::new();
-        for prefix in [keys::movements(account, wallet), keys::references(account, wallet)] {
+        let prefixes = [
+            keys::costs(account, wallet),
+            keys::movements(account, wallet),
+            keys::references(account, wallet),
+        ];
+        for prefix in prefixes {
             let page = self
                 .store
                 .scan(KeyRange::prefix(&prefix), super::ledger::MAX_MOVEMENTS)

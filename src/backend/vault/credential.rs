@@ -436,20 +436,20 @@ impl Inner {
         let agent = self.target(access, identity).await?;
         let scope = access.scope_for(&agent.row);
         let visible = |service: &ServiceName| access.agent.is_none() || scope.allows(service);
-        let mut list: Vec<_> = self
-            .credentials_of(&agent.row)
-            .await?
-            .iter()
-            .filter(|credential| visible(&credential.row.service))
-            .map(|credential| {
-                let service = &credential.row.service;
-                let mut terms = agent.row.terms_of(service);
-                // As far as this session sees it.
-                let shown = exposure(&agent.row, &scope, service);
-                terms.expose = (shown < Exposure::Reveal).then_some(shown);
-                CredentialSummary { terms, ..summary(&credential.row) }
-            })
-            .collect();
+        let mut list: Vec<_> = Vec::new();
+        for credential in self.credentials_of(&agent.row).await? {
+            let service = &credential.row.service;
+            if !visible(service) {
+                continue;
+            }
+            let mut terms = agent.row.terms_of(service);
+            // As far as this session sees it.
+            let shown = exposure(&agent.row, &scope, service);
+            terms.expose = (shown < Exposure::Reveal).then_some(shown);
+            let spent = Some(self.spent(&agent.row, service).await?.at(access.now));
+            let spent = spent.filter(|spent| spent.total > 0);
+            list.push(CredentialSummary { terms, spent, ..summary(&credential.row) });
+        }
         list.sort_by(|a, b| a.service.cmp(&b.service));
         Ok(list)
     }
@@ -465,5 +465,6 @@ pub fn summary(row: &CredentialRow) -> CredentialSummary {
         expires_at: row.expires_at(),
         made: row.origin.is_some(),
         terms: Terms::default(),
+        spent: None,
     }
 }

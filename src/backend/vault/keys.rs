@@ -211,6 +211,21 @@ pub fn balance(account: AccountId, wallet: WalletAddress, layer: u8) -> Vec<u8> 
     key(b'B', &[&account.0, &wallet.0, &[layer]])
 }
 
+/// How many movements an agent's ledger had.
+pub fn movement_count(account: AccountId, wallet: WalletAddress) -> Vec<u8> {
+    key(b'M', &[&account.0, &wallet.0])
+}
+
+/// What was counted of an agent's credential.
+pub fn cost(account: AccountId, wallet: WalletAddress, service: &Mac) -> Vec<u8> {
+    key(b'D', &[&account.0, &wallet.0, service])
+}
+
+/// What was counted of all of an agent's credentials.
+pub fn costs(account: AccountId, wallet: WalletAddress) -> Vec<u8> {
+    key(b'D', &[&account.0, &wallet.0])
+}
+
 /// One movement of an agent's ledger.
 pub fn movement(account: AccountId, wallet: WalletAddress, number: u64) -> Vec<u8> {
     key(b'L', &[&account.0, &wallet.0, &number.to_be_bytes()])

@@ -4,7 +4,7 @@ use super::access::Access;
 use super::journal::Proposal;
 use super::rows::{AgentRow, BalanceRow};
 use super::{Inner, Loaded, keys};
-use crate::backend::store::{Check, Write};
+use crate::backend::store::Check;
 use crate::core::audit::{Action, Outcome};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::payment::{Amount, Balance, Layer, Spending};
@@ -35,7 +35,7 @@ struct ReferenceRow {
 }
 
 impl Inner {
-    async fn balance_row(
+    pub async fn balance_row(
         &self,
         agent: &AgentRow,
         layer: Layer,
@@ -144,21 +144,14 @@ impl Inner {
         moved: Spending,
         mut proposal: Proposal,
     ) -> Answer<Option<Balance>> {
-        let (account, wallet) = (agent.row.account, agent.row.wallet);
-        let key = keys::balance(account, wallet, number(layer));
+        let key = keys::balance(agent.row.account, agent.row.wallet, number(layer));
         match &old {
             Some(old) => proposal.checks.push(old.unchanged()),
             None => proposal.checks.push(Check::Absent(key.clone())),
         }
-        let mut row = AgentRow::clone(&agent.row);
-        row.movements += 1;
         proposal.checks.push(agent.unchanged());
-        proposal.writes.push(self.put(agent.key.clone(), &row)?);
         proposal.writes.push(self.put(key, &next)?);
-        proposal.writes.push(self.put(keys::movement(account, wallet, row.movements), &moved)?);
-        if let Some(old) = row.movements.checked_sub(MAX_MOVEMENTS as u64) {
-            proposal.writes.push(Write::Delete(keys::movement(account, wallet, old)));
-        }
+        self.push_movement(&agent.row, &moved, &mut proposal).await?;
         let action = if moved.funded > 0 { Action::Fund } else { Action::Debit };
         let amount = moved.funded.max(moved.debited);
         let mut event = access.event(action, Outcome::Allowed).of(&agent.row);

@@ -34,6 +34,7 @@ mod scope;
 mod sequencer;
 mod session;
 mod sign_in;
+mod spending;
 mod sum;
 mod sweep;
 mod terminals;
@@ -64,8 +65,9 @@ use crate::harden::Hidden;
 pub use self::caller::Caller;
 pub use self::cells::CellError;
 pub use self::journal::OpenError;
+pub use self::spending::Charge;
 pub use self::holding::{Act as HeldAct, Waiting};
-pub use self::using::{InUse, Purpose, Standing, Taken};
+pub use self::using::{InUse, Purpose, Right, Taken};
 
 use self::access::Cache;
 use self::cells::Cells;
@@ -114,6 +116,8 @@ struct Inner {
     guesses: Guesses,
     openings: approval::Openings,
     holding: holding::Holding,
+    /// Whose turn it is to count a cost.
+    settling: tokio::sync::Mutex<()>,
     open_terminals: terminals::OpenTerminals,
     trying_passphrase: presence::TryingPassphrase,
     sessions: Cache<SessionRow>,
@@ -170,6 +174,7 @@ impl Vault {
             guesses: Guesses::default(),
             openings: approval::Openings::default(),
             holding: holding::Holding::default(),
+            settling: tokio::sync::Mutex::default(),
             open_terminals: terminals::OpenTerminals::default(),
             trying_passphrase: presence::TryingPassphrase::default(),
             sessions: Cache::default(),

@@ -153,7 +153,8 @@ pub struct AgentRow {
     pub terms: BTreeMap<ServiceName, Terms>,
     /// How many services it has credentials of.
     pub services: u32,
-    /// Movements of its ledger so far.
+    /// Movements of its ledger that were counted here, before they had a row of their own.
+    #[serde(default)]
     pub movements: u64,
     pub created_at: Timestamp,
 }
@@ -452,4 +453,10 @@ pub struct GuessRow {
 pub struct BalanceRow {
     pub available: u64,
     pub spent: u64,
+}
+
+/// How many movements an agent's ledger had. Not in the agent's row, which every request checks.
+#[derive(Serialize, Deserialize)]
+pub struct MovementsRow {
+    pub count: u64,
 }

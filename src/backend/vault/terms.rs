@@ -3,7 +3,9 @@ use super::Inner;
 use super::access::Access;
 use super::rows::AgentRow;
 use crate::core::audit::{Action, Outcome};
+use crate::core::budget::Budget;
 use crate::core::identity::{AgentIdentity, ServiceName};
+use crate::core::metering;
 use crate::core::presence::Act;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::rule::MAX_RULES;
@@ -105,6 +107,21 @@ impl Inner {
             next.terms.remove(service);
         } else {
             next.terms.insert(service.clone(), after.clone());
+        }
+        if after.budget.as_ref().is_some_and(|budget| !budget.is_sound()) {
+            let why = "a limit is above 0, and ask_at 1 to 99 of a hundred, with a limit beside it";
+            return Err(Problem::invalid("budget", why));
+        }
+        let priced = after.budget.as_ref().is_some_and(|budget| budget.price.is_some())
+            || metering::price(service, None).is_some();
+        if after.budget.as_ref().is_some_and(Budget::has_limit) && !priced {
+            let name = agent.row.name();
+            return Err(Problem::new(
+                Code::Invalid,
+                format!("what {service} costs is not known"),
+                "the catalog has no prices of it, and a limit without one would limit nothing",
+                format!("agentkeys budget {name} {service} --price IN/OUT or --per-request USD"),
+            ));
         }
         let rules: usize = next.terms.values().map(|terms| terms.rules.len()).sum();
         if !after.is_bounded() || rules > MAX_RULES_OF_AGENT || next.terms.len() > MAX_SERVICES {

@@ -8,11 +8,13 @@ use super::access::Access;
 use super::credential::Refusal;
 use super::holding::Act;
 use super::rows::AgentRow;
+use super::spending::{Charge, over_budget};
 use super::terms::not_sent;
 use super::{Inner, MAX_TRIES, Vault, answer, keys};
 use crate::backend::peer::Peer;
 use crate::backend::store::Watch;
 use crate::core::audit::{Action, Outcome};
+use crate::core::budget::Standing;
 use crate::core::catalog;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
@@ -55,13 +57,15 @@ pub struct InUse {
     /// The key.
     pub secret: SecretBytes,
     /// Whether it may still be used.
-    pub standing: Standing,
+    pub standing: Right,
+    /// What its answer is counted by, where that is known to cost anything.
+    pub charge: Option<Charge>,
     /// The auth request by whose approval it is sent, where one was needed.
     pub by: Option<RequestId>,
 }
 
 /// The right that a use was allowed by.
-pub struct Standing {
+pub struct Right {
     vault: Arc<Inner>,
     session: SessionToken,
     agent: Watch,
@@ -70,7 +74,7 @@ pub struct Standing {
     purpose: Purpose,
 }
 
-impl Standing {
+impl Right {
     /// Waits until the right is gone: the agent revoked or torn down, the session ended or over,
     /// the credential deleted, or scope and rules such that it would be refused now.
     pub async fn lost(&mut self) -> Problem {
@@ -156,7 +160,7 @@ impl Inner {
             ));
         }
         // Before the right is looked at, so that no change of it is missed.
-        let standing = Standing {
+        let standing = Right {
             vault: self.clone(),
             // A copy of its own, wiped with it.
             session: SessionToken::parse(session.expose()).map_err(|_| Problem::internal())?,
@@ -178,10 +182,18 @@ impl Inner {
                 return self.denied(access, action, Some(&agent.row), Some(service), problem).await;
             }
         };
-        let release = match (sendable, &purpose.act) {
-            (Sendable::AtOnce, _) => None,
-            (Sendable::Asked(_), None) => return Ok(Some(Taken::Asks)),
-            (Sendable::Asked(_), Some(act)) => {
+        let asks = match self.budget_standing(&agent.row, service, access.now).await? {
+            Standing::Within => sendable != Sendable::AtOnce,
+            Standing::Asks(_) => true,
+            Standing::Over(over) => {
+                let problem = over_budget(&agent.row, service, &purpose.what, &over);
+                return self.denied(access, action, Some(&agent.row), Some(service), problem).await;
+            }
+        };
+        let release = match &purpose.act {
+            _ if !asks => None,
+            None => return Ok(Some(Taken::Asks)),
+            Some(act) => {
                 match self.released(access, &agent.row, purpose, act).await? {
                     Some(release) => Some(release),
                     None => return Ok(Some(Taken::Asks)),
@@ -203,7 +215,8 @@ impl Inner {
             event.request = by;
         }
         proposal.events.push(event);
-        let used = InUse { secret, standing, by };
+        let charge = self.charge(&agent.row, service);
+        let used = InUse { secret, standing, charge, by };
         Ok(self.propose(proposal).await?.then_some(Taken::InUse(used)))
     }
 }

@@ -427,6 +427,7 @@ impl AccountBackend for HttpBackend {
             service: service.clone(),
             expose: change.expose,
             rules: change.rules.clone(),
+            budget: change.budget.clone(),
         };
         self.raise_by(act, Route::CredentialTerms, session, &request).await
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::audit::{Action, Entry, Head, Outcome};
 use crate::core::auth_request::{Details, Kind};
+use crate::core::budget::Spent;
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
 use crate::core::otp::{Otp, PairCode};
 use crate::core::presence::Reset;
@@ -351,6 +352,9 @@ pub struct CredentialSummary {
     /// On what terms the agent has it; absent for none.
     #[serde(default, skip_serializing_if = "Terms::is_none")]
     pub terms: Terms,
+    /// What was counted of it; absent for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
 }
 
 /// A credential as a batch read hands it out.

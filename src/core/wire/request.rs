@@ -15,6 +15,7 @@ use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Layer};
 use crate::core::problem::{Answer, Problem};
 use crate::core::provision::{Settings, Way};
+use crate::core::budget::Budget;
 use crate::core::rule::Rule;
 use crate::core::scope::Scope;
 use crate::core::sign_in::{Flow, SignInTicket};
@@ -207,6 +208,9 @@ pub struct SetTerms {
     /// The rules from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<BTreeSet<Rule>>,
+    /// What it may cost from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 /// `POST /credential/roll-back` and `DELETE /credential`.

@@ -301,6 +301,7 @@ mod tests {
                     expires_at: None,
                     made: false,
                     terms: Default::default(),
+                    spent: None,
                 })
                 .collect(),
         }

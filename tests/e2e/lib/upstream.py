@@ -79,11 +79,28 @@ class Service(BaseHTTPRequestHandler):
                 chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
                          "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
                 self.frame(f"data: {json.dumps(chunk)}\n\n")
+                time.sleep(asked.get("slow", 0))
+            if usage := asked.get("usage"):
+                self.frame("data: " + json.dumps({"model": asked["model"], "choices": [], "usage": usage}) + "\n\n")
             self.frame("data: [DONE]\n\n")
             self.end_stream()
         elif path == "/v1/chat/completions":
-            self.answer({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hello"}}]})
+            # What is asked to be stated as its use is stated.
+            used = {"usage": asked["usage"]} if "usage" in asked else {}
+            self.answer({"id": "c", "object": "chat.completion", "created": 1, "model": asked.get("model", "m"),
+                         "choices": [{"index": 0, "finish_reason": "stop",
+                                      "message": {"role": "assistant", "content": "hello"}}], **used})
+        elif path == "/v1/messages" and asked.get("stream"):
+            self.begin_stream()
+            given = asked["usage"]
+            first = {**given, "output_tokens": 1}
+            events = [{"type": "message_start", "message": {"model": asked["model"], "usage": first}},
+                      {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hello"}},
+                      {"type": "message_delta", "usage": {"output_tokens": given["output_tokens"]}},
+                      {"type": "message_stop"}]
+            for event in events:
+                self.frame(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n")
+            self.end_stream()
         elif path == "/v1/messages":
             self.answer({"id": "m", "type": "message", "role": "assistant", "model": "m",
                          "content": [{"type": "text", "text": "hello"}], "stop_reason": "end_turn",
