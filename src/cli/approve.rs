@@ -186,36 +186,36 @@ impl Approve {
 
 /// Lets the person decide.
 fn confirm(request: &Fetched, otp: Option<Otp>, yes: bool) -> Result<(), CliError> {
-        if otp.is_some_and(|otp| otp != request.otp) {
-            return Err(Problem::new(
-                Code::Denied,
-                "the OTP is another",
-                "what the other side shows does not belong to this request: \
+    if otp.is_some_and(|otp| otp != request.otp) {
+        return Err(Problem::new(
+            Code::Denied,
+            "the OTP is another",
+            "what the other side shows does not belong to this request: \
                  it may be somebody else's",
-                "do not approve it; agentkeys deny <pair-code>, and start the daemon again",
-            )
-            .into());
-        }
-        if yes {
-            return Ok(());
-        }
-        if !ask::is_terminal() {
-            return Err(usage(
-                "there is no terminal to ask on",
-                "an approval is a person's: they compare the OTP on both sides",
-                "run it in a terminal, or give --yes and the --otp that the other side shows",
-            )
-            .into());
-        }
-        match (&request.kind, &request.agent) {
-            (Kind::Recover, Some(agent)) => {
-                let name = label(agent);
-                let question = format!("Is the OTP the same on both sides? Then type {name}");
-                ask::for_word(&question, &name)
-            }
-            _ => ask::for_yes("Is the OTP the same on both sides, and do you allow this?"),
-        }
+            "do not approve it; agentkeys deny <pair-code>, and start the daemon again",
+        )
+        .into());
     }
+    if yes {
+        return Ok(());
+    }
+    if !ask::is_terminal() {
+        return Err(usage(
+            "there is no terminal to ask on",
+            "an approval is a person's: they compare the OTP on both sides",
+            "run it in a terminal, or give --yes and the --otp that the other side shows",
+        )
+        .into());
+    }
+    match (&request.kind, &request.agent) {
+        (Kind::Recover, Some(agent)) => {
+            let name = label(agent);
+            let question = format!("Is the OTP the same on both sides? Then type {name}");
+            ask::for_word(&question, &name)
+        }
+        _ => ask::for_yes("Is the OTP the same on both sides, and do you allow this?"),
+    }
+}
 
 /// Settles which agent is meant where a daemon asks for a name that an agent has already: that
 /// agent, by a person's word, or another name. Nothing is made by default.
@@ -304,13 +304,17 @@ fn done(
         ],
         Kind::HighValueRelease => vec![match (lasts, held) {
             (Some(Lasts::Session), _) => {
-                format!("approved: {who} may do this, and others like it, for as long as the run lasts")
+                format!(
+                    "approved: {who} may do this, and others like it, for as long as the run lasts"
+                )
             }
             (Some(Lasts::Seconds(seconds)), _) => {
                 format!("approved: {who} may do this, and others like it, for {seconds} s")
             }
             (None, Some(0)) => {
-                format!("approved: it no longer waits; {who} may send it again within three minutes")
+                format!(
+                    "approved: it no longer waits; {who} may send it again within three minutes"
+                )
             }
             (None, Some(_)) => format!("approved: {who} has it sent now"),
             (None, None) => format!("approved: {who} may do this one act, within three minutes"),
@@ -460,7 +464,9 @@ mod tests {
         assert_eq!(lasts("10m"), Ok(Lasts::Seconds(600)));
         assert_eq!(lasts("24h"), Ok(Lasts::Seconds(MAX_LASTS)));
         assert_eq!(lasts("run"), Ok(Lasts::Session));
-        for bad in ["", "m", "10", "0s", "25h", "+1m", "1 m", "1d", "99999999999999999999h", "1\u{e9}"] {
+        for bad in
+            ["", "m", "10", "0s", "25h", "+1m", "1 m", "1d", "99999999999999999999h", "1\u{e9}"]
+        {
             assert!(lasts(bad).is_err(), "{bad}");
         }
     }

@@ -85,7 +85,9 @@ fn no_amount(option: &str, text: &str) -> Problem {
 fn limit(option: &str, text: Option<String>) -> Result<Change<Amount>, Problem> {
     text.map(|text| match text.as_str() {
         "none" => Ok(None),
-        text => micros(text).filter(|sum| *sum > 0).map(Some).ok_or_else(|| no_amount(option, text)),
+        text => {
+            micros(text).filter(|sum| *sum > 0).map(Some).ok_or_else(|| no_amount(option, text))
+        }
     })
     .transpose()
 }
@@ -124,8 +126,9 @@ impl TryFrom<BudgetArgs> for SetBudget {
                 )
             })
         });
-        let per_request =
-            raw.per_request.map(|text| micros(&text).ok_or_else(|| no_amount("--per-request", &text)));
+        let per_request = raw
+            .per_request
+            .map(|text| micros(&text).ok_or_else(|| no_amount("--per-request", &text)));
         Ok(Self {
             agent,
             service,
@@ -228,7 +231,8 @@ mod tests {
         let wanted = Budget { day: Some(250_000), ask_at: Some(50), ..Budget::default() };
         assert_eq!(changed, wanted);
         assert_eq!(of(&["a", "openai", "--clear"]), Budget::default());
-        let price = of(&["a", "x", "--price", "2.50/10/0.1", "--per-request", "0.01"]).price.unwrap();
+        let price =
+            of(&["a", "x", "--price", "2.50/10/0.1", "--per-request", "0.01"]).price.unwrap();
         let wanted =
             Price { input: 2_500_000, output: 10_000_000, cached: Some(100_000), request: 10_000 };
         assert_eq!(price, wanted);

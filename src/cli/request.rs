@@ -177,7 +177,9 @@ impl View<'_> {
             None => {}
             Some(Lasts::Seconds(seconds)) => lines.push((
                 "you give",
-                format!("others of that method, host and path for {seconds} s, whatever their body"),
+                format!(
+                    "others of that method, host and path for {seconds} s, whatever their body"
+                ),
             )),
             Some(Lasts::Session) => lines.push((
                 "you give",

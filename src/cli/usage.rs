@@ -286,8 +286,7 @@ async fn follow_on(context: &Context<'_>, mut filter: AuditFilter) -> Result<(),
                 line(context, event)?;
             } else {
                 let cells = row(event);
-                let text: Vec<String> =
-                    cells.iter().map(|cell| shown(cell)).collect();
+                let text: Vec<String> = cells.iter().map(|cell| shown(cell)).collect();
                 context.out.line(&text.join("  "))?;
             }
         }

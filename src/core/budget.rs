@@ -254,8 +254,14 @@ mod tests {
         let of_day = |spent| Reached { limit: Limit::Day, spent, of: 10 };
         assert_eq!(stands(8), Standing::Asks(of_day(8)));
         assert_eq!(stands(10), Standing::Over(of_day(10)));
-        assert_eq!(stands(100), Standing::Over(Reached { limit: Limit::Total, spent: 100, of: 100 }));
-        assert_eq!(Budget::default().standing(Spent::default().plus(9, NOW), NOW), Standing::Within);
+        assert_eq!(
+            stands(100),
+            Standing::Over(Reached { limit: Limit::Total, spent: 100, of: 100 })
+        );
+        assert_eq!(
+            Budget::default().standing(Spent::default().plus(9, NOW), NOW),
+            Standing::Within
+        );
         let most = Budget { total: Some(u64::MAX), ..Budget::default() };
         assert_eq!(most.standing(Spent::default().plus(1, NOW), NOW), Standing::Within);
     }
@@ -273,7 +279,10 @@ mod tests {
 
     #[test]
     fn it_reads_as_people_say_it() {
-        assert_eq!(budget(1_000_000, 2_500_000).to_string(), "1.00 USD a day, 2.50 USD in all, asks from 80% on");
+        assert_eq!(
+            budget(1_000_000, 2_500_000).to_string(),
+            "1.00 USD a day, 2.50 USD in all, asks from 80% on"
+        );
         assert_eq!(Budget::default().to_string(), "no limit");
         assert!(!budget(0, 1).is_sound() && budget(1, 1).is_sound());
         assert!(!Budget { ask_at: Some(80), ..Budget::default() }.is_sound());

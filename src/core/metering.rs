@@ -143,9 +143,8 @@ pub fn price(service: &ServiceName, model: Option<&str>) -> Option<(Price, bool)
 /// Whether a model is a known one, or its version of a date.
 fn is_version_of(model: &str, known: &str) -> bool {
     let Some(rest) = model.strip_prefix(known) else { return false };
-    let dated = |rest: &str| {
-        rest.len() >= 8 && rest.bytes().all(|c| c.is_ascii_digit() || c == b'-')
-    };
+    let dated =
+        |rest: &str| rest.len() >= 8 && rest.bytes().all(|c| c.is_ascii_digit() || c == b'-');
     rest.is_empty() || rest == "-latest" || rest.strip_prefix('-').is_some_and(dated)
 }
 
@@ -176,16 +175,20 @@ mod tests {
         ]);
         assert_eq!((stream.input, stream.cached, stream.output), (10, 5, 55));
         assert_eq!((stream.kept, stream.model.as_deref()), ([10, 20], Some("claude-sonnet-4-5")));
-        let router = read(&[r#"{"usage":{"prompt_tokens":1,"completion_tokens":1,"cost":0.0000123}}"#]);
+        let router =
+            read(&[r#"{"usage":{"prompt_tokens":1,"completion_tokens":1,"cost":0.0000123}}"#]);
         assert_eq!(router.cost, Some(13));
-        for other in ["", "[1]", r#"{"message":"no"}"#, r#"{"usage":null}"#, r#"{"usage":{"cost":-1}}"#] {
+        for other in
+            ["", "[1]", r#"{"message":"no"}"#, r#"{"usage":null}"#, r#"{"usage":{"cost":-1}}"#]
+        {
             assert_eq!(read(&[other]).cost, None, "{other}");
         }
     }
 
     #[test]
     fn what_is_charged_is_rounded_up_and_never_wraps() {
-        let price = Price { input: 2_500_000, output: 10_000_000, cached: Some(1_250_000), request: 0 };
+        let price =
+            Price { input: 2_500_000, output: 10_000_000, cached: Some(1_250_000), request: 0 };
         let stated = Stated { input: 1_000, output: 100, cached: 1_000, ..Stated::default() };
         assert_eq!(stated.cost(&price), 2_500 + 1_000 + 1_250);
         assert_eq!(Stated { input: 1, ..Stated::default() }.cost(&price), 3);

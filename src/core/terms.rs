@@ -198,7 +198,9 @@ pub struct TermsChange {
 impl TermsChange {
     /// Whether it can allow nothing more, whatever the terms were.
     pub fn only_narrows(&self) -> bool {
-        self.rules.is_none() && self.budget.is_none() && self.expose.is_none_or(|tier| tier == Exposure::Broker)
+        self.rules.is_none()
+            && self.budget.is_none()
+            && self.expose.is_none_or(|tier| tier == Exposure::Broker)
     }
 
     /// The terms, so changed.
@@ -219,7 +221,10 @@ mod tests {
     use super::*;
 
     fn terms(rules: &[&str]) -> Terms {
-        Terms { rules: rules.iter().map(|rule| rule.parse().unwrap()).collect(), ..Terms::default() }
+        Terms {
+            rules: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
+            ..Terms::default()
+        }
     }
 
     fn asked(terms: &Terms, method: &str, target: &str) -> Result<Sendable, Unsent> {
@@ -264,7 +269,10 @@ mod tests {
             );
         }
         assert_eq!(asked(&Terms::default(), "POST", "/v1/keynotes"), Ok(Sendable::AtOnce));
-        assert_eq!(asked(&terms(&["allow POST /v1/keys"]), "POST", "/v1/keys"), Ok(Sendable::AtOnce));
+        assert_eq!(
+            asked(&terms(&["allow POST /v1/keys"]), "POST", "/v1/keys"),
+            Ok(Sendable::AtOnce)
+        );
     }
 
     #[test]

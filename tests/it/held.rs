@@ -20,7 +20,11 @@ async fn set_up(env: &TestEnv) -> (Master, Master) {
     let rules = Some(["ask POST /v1/charges*".parse().unwrap()].into());
     let change = TermsChange { rules, ..TermsChange::default() };
     let (bot, stripe) = (id("bot"), service("stripe"));
-    master.backend.set_terms(&master.session, &bot, &stripe, change).await.expect("the rule is set");
+    master
+        .backend
+        .set_terms(&master.session, &bot, &stripe, change)
+        .await
+        .expect("the rule is set");
     let child = master.child("bot", Scope::everything()).await;
     (master, child)
 }
@@ -45,7 +49,12 @@ fn act(path: &str, body: &str) -> HeldAct {
     }
 }
 
-async fn send(env: &TestEnv, who: &Master, path: &str, body: &str) -> Answer<Result<InUse, Waiting>> {
+async fn send(
+    env: &TestEnv,
+    who: &Master,
+    path: &str,
+    body: &str,
+) -> Answer<Result<InUse, Waiting>> {
     env.whole_vault().hold(unix(1000), &who.session, purpose(path), act(path, body)).await
 }
 
@@ -190,7 +199,8 @@ async fn one_that_lasts_covers_its_path_for_its_time_or_its_session_over_a_resta
     drop((ada, child));
     env.restart().await;
     let ada = env.master("ada").await;
-    let again = Master { session: crate::env::copy_of(&token_of(&token)), ..env.master("ada").await };
+    let again =
+        Master { session: crate::env::copy_of(&token_of(&token)), ..env.master("ada").await };
     assert!(is_sent(&env, &again, "/v1/charges?x", "z").await);
     assert!(!is_sent(&env, &again, "/v1/charges/x", "z").await);
     env.clock.advance(60_000);

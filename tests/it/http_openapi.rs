@@ -187,6 +187,8 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
                 let mut body = of_service.clone();
                 body["expose"] = "broker".into();
                 body["rules"] = serde_json::json!(["allow POST /v1/x"]);
+                body["budget"] =
+                    serde_json::json!({"day": 5, "ask_at": 80, "price": {"request": 1}});
                 (session.expose(), String::new(), body)
             }
             Route::CredentialRead | Route::CredentialInject => {
@@ -240,7 +242,8 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
                 session.expose(),
                 String::new(),
                 json!({"request_id": id, "seen": hash,
-                       "grant": {"agent_id": "a", "name": "b", "scope": {}}}),
+                       "grant": {"agent_id": "a", "name": "b", "scope": {},
+                                 "lasts": {"seconds": 60}}}),
             ),
             Route::AuthRequestDeny => (session.expose(), String::new(), json!({"request_id": id})),
             Route::AuthRequestAwait => {

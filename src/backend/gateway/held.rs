@@ -30,7 +30,9 @@ pub async fn whole(first: Vec<u8>, body: Incoming, has_body: bool) -> Answer<Byt
             return Err(Problem::new(
                 Code::TooLarge,
                 "the request is too large to be asked about",
-                format!("a rule has it wait for an approval, with a body of {MAX_HELD_BODY} bytes at most"),
+                format!(
+                    "a rule has it wait for an approval, with a body of {MAX_HELD_BODY} bytes at most"
+                ),
                 "send less at once",
             ));
         }

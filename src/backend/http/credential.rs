@@ -67,11 +67,8 @@ pub fn inject(call: &Call<'_>) -> Answer<Action> {
 pub fn terms(call: &Call<'_>) -> Answer<Action> {
     let session = call.session()?;
     let request: wire::SetTerms = call.json()?;
-    let change = TermsChange {
-        expose: request.expose,
-        rules: request.rules,
-        budget: request.budget,
-    };
+    let change =
+        TermsChange { expose: request.expose, rules: request.rules, budget: request.budget };
     Ok(Action::Terms(session, request.agent_id, request.service, change))
 }
 

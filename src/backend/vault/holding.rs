@@ -10,8 +10,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::access::Access;
-use super::approval::Asking;
 use super::journal::Proposal;
+use super::opening::Asking;
 use super::rows::{AgentRow, Progress, ReleaseRow, RequestRow, SessionKind, SessionRow};
 use super::using::{InUse, Purpose, Taken};
 use super::verdict::Asker;
@@ -124,11 +124,7 @@ impl Whose {
 
     /// Whatever could have been approved that this request is part of.
     fn all(&self, act: &HighValueRelease) -> [Hash32; 3] {
-        [
-            self.alike(act, Lasts::Seconds(0)),
-            self.alike(act, Lasts::Session),
-            self.exactly(act),
-        ]
+        [self.alike(act, Lasts::Seconds(0)), self.alike(act, Lasts::Session), self.exactly(act)]
     }
 }
 
@@ -196,7 +192,12 @@ impl Holding {
     }
 
     /// Refuses one more of an agent that has enough; `new` if it is unlike all that wait.
-    fn has_place(&self, agent: (AccountId, WalletAddress), now: Timestamp, new: bool) -> Answer<()> {
+    fn has_place(
+        &self,
+        agent: (AccountId, WalletAddress),
+        now: Timestamp,
+        new: bool,
+    ) -> Answer<()> {
         let mut groups = self.lock();
         groups.retain(|_, group| group.waiting > 0 || group.until > now);
         let own = || groups.values().filter(|group| group.agent == agent);
@@ -334,7 +335,8 @@ impl Waiting {
             return;
         }
         // Nothing hangs on it: it lapses by itself.
-        let Ok(Some(request)) = vault.load::<RequestRow>(keys::request(self.place.request)).await else {
+        let Ok(Some(request)) = vault.load::<RequestRow>(keys::request(self.place.request)).await
+        else {
             return;
         };
         if !matches!(request.row.progress, Progress::Live) {
@@ -431,11 +433,7 @@ impl Inner {
     }
 
     /// Counts a use of an approval.
-    pub fn use_release(
-        &self,
-        release: &Loaded<ReleaseRow>,
-        proposal: &mut Proposal,
-    ) -> Answer<()> {
+    pub fn use_release(&self, release: &Loaded<ReleaseRow>, proposal: &mut Proposal) -> Answer<()> {
         proposal.checks.push(release.unchanged());
         let key = release.key.clone();
         match release.row.left {

@@ -24,6 +24,7 @@ mod journal;
 mod keys;
 mod ledger;
 mod minting;
+mod opening;
 mod presence;
 mod provider;
 mod provision;
@@ -64,9 +65,9 @@ use crate::harden::Hidden;
 
 pub use self::caller::Caller;
 pub use self::cells::CellError;
+pub use self::holding::{Act as HeldAct, Waiting};
 pub use self::journal::OpenError;
 pub use self::spending::Charge;
-pub use self::holding::{Act as HeldAct, Waiting};
 pub use self::using::{InUse, Purpose, Right, Taken};
 
 use self::access::Cache;

@@ -27,7 +27,8 @@ pub struct Charge {
 /// Why a request is not sent whose credential's budget is used up.
 pub fn over_budget(agent: &AgentRow, service: &ServiceName, what: &str, over: &Reached) -> Problem {
     let name = agent.name();
-    let detail = format!("access denied: {what} is over the budget of the {service} key of \"{name}\"");
+    let detail =
+        format!("access denied: {what} is over the budget of the {service} key of \"{name}\"");
     let fix = format!(
         "agentkeys budget {name} {service} shows it, and sets another{}",
         match over.limit {

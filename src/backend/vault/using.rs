@@ -193,12 +193,10 @@ impl Inner {
         let release = match &purpose.act {
             _ if !asks => None,
             None => return Ok(Some(Taken::Asks)),
-            Some(act) => {
-                match self.released(access, &agent.row, purpose, act).await? {
-                    Some(release) => Some(release),
-                    None => return Ok(Some(Taken::Asks)),
-                }
-            }
+            Some(act) => match self.released(access, &agent.row, purpose, act).await? {
+                Some(release) => Some(release),
+                None => return Ok(Some(Taken::Asks)),
+            },
         };
         let Some(credential) = self.fresh(access, &agent, credential).await? else {
             return Ok(None);
