@@ -54,7 +54,7 @@ async fn send(
     who: &Master,
     path: &str,
     body: &str,
-) -> Answer<Result<InUse, Waiting>> {
+) -> Answer<Result<Box<InUse>, Waiting>> {
     env.whole_vault().hold(unix(1000), &who.session, purpose(path), act(path, body)).await
 }
 

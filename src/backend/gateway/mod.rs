@@ -284,7 +284,7 @@ fn counted(body: RequestBody, sent: Arc<AtomicU64>) -> RequestBody {
 
 impl Gateway {
     /// Asks the service.
-    async fn ask(&self, asked: Asked, using: InUse, body: RequestBody) -> Answer<Forwarded> {
+    async fn ask(&self, asked: Asked, using: Box<InUse>, body: RequestBody) -> Answer<Forwarded> {
         let Asked { service, authority, sent, method, target, mut headers, place } = asked;
         let target = inject::inject(&service, &sent, &using.secret, &mut headers, &target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;

@@ -261,7 +261,7 @@ impl Waiting {
     /// # Errors
     /// `DENIED` when it was refused, nobody answered, its approval was used by an equal one, or the
     /// agent's right ended meanwhile.
-    pub async fn answer(mut self) -> Answer<InUse> {
+    pub async fn answer(mut self) -> Answer<Box<InUse>> {
         let vault = Vault(self.place.vault.clone());
         loop {
             // Looked at in this order: what approves it is one commit with its release.
@@ -319,7 +319,7 @@ impl Waiting {
     }
 
     /// Puts on record that it was not sent.
-    async fn refuse(&self, problem: Problem) -> Answer<InUse> {
+    async fn refuse(&self, problem: Problem) -> Answer<Box<InUse>> {
         let vault = &self.place.vault;
         let mut access = vault.recognise(&self.session).await?;
         access.peer = Some(self.peer.clone());
@@ -369,7 +369,7 @@ impl Vault {
         session: &SessionToken,
         purpose: Purpose,
         act: Act,
-    ) -> Answer<Result<InUse, Waiting>> {
+    ) -> Answer<Result<Box<InUse>, Waiting>> {
         let purpose = Purpose { act: Some(act), ..purpose };
         for _ in 0..MAX_TRIES {
             let taken = self.use_credential(peer.clone(), session, &purpose).await?;

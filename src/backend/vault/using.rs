@@ -47,7 +47,7 @@ pub struct Purpose {
 /// What becomes of it.
 pub enum Taken {
     /// It may be sent.
-    InUse(InUse),
+    InUse(Box<InUse>),
     /// Its master is to be asked: see [`Vault::hold`].
     Asks,
 }
@@ -215,6 +215,6 @@ impl Inner {
         proposal.events.push(event);
         let charge = self.charge(&agent.row, service);
         let used = InUse { secret, standing, charge, by };
-        Ok(self.propose(proposal).await?.then_some(Taken::InUse(used)))
+        Ok(self.propose(proposal).await?.then_some(Taken::InUse(Box::new(used))))
     }
 }
