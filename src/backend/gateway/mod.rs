@@ -4,6 +4,7 @@
 //! Must never send a key in the clear, to another host than its service's, or before its use is on
 //! record; follow a redirect; or hand on an answer that shows the key.
 mod address;
+mod destination;
 mod exchange;
 mod inject;
 mod places;
@@ -25,6 +26,8 @@ use hyper::header::{
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri};
 
+pub use self::destination::Own;
+use self::destination::{Destination, Destinations};
 use self::exchange::Relayed;
 use self::places::Places;
 use self::scrub::Scrubber;
@@ -32,15 +35,15 @@ use self::upstream::{NotConnected, Upstream};
 use super::http::{AnswerBody, Forward};
 use super::peer::Peer;
 use super::vault::{Purpose, Vault};
-use crate::core::catalog::{self, Sent};
 use crate::core::gateway::{
-    Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
+    Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, ServicePlace, field_bytes, field_text,
+    is_hop_by_hop,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::rule::Path;
 use crate::core::token::SessionToken;
-use crate::web::{Prefixed, Trust, Url};
+use crate::web::{Prefixed, Trust};
 
 /// Longest that a service may take until its answer begins. Models think for minutes.
 const UNTIL_ANSWER: Duration = Duration::from_secs(600);
@@ -51,44 +54,21 @@ const MOST_RECORDED: usize = 160;
 pub struct Gateway {
     vault: Vault,
     upstream: Upstream,
-    own: BTreeMap<ServiceName, Url>,
+    destinations: Destinations,
     places: Places,
-}
-
-/// Where a service is, and how a key travels there.
-struct Place {
-    authority: String,
-    sent: Sent,
 }
 
 impl Gateway {
     /// Over a vault; `own` are services that the operator gave an address.
-    pub fn new(vault: Vault, own: BTreeMap<ServiceName, Url>) -> Self {
+    pub fn new(vault: Vault, own: BTreeMap<ServiceName, Own>) -> Self {
         Self::trusting(vault, own, None)
     }
 
     /// The same, believing these and not whom this machine trusts.
-    pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Url>, trust: Option<Trust>) -> Self {
-        let named: BTreeSet<String> =
-            own.values().map(|url| format!("{}:{}", url.host, url.port)).collect();
-        Self { vault, upstream: Upstream::new(trust, named), own, places: Places::default() }
-    }
-
-    fn place(&self, service: &ServiceName) -> Answer<Place> {
-        let known = catalog::find(service);
-        let sent = known.map_or_else(inject::bearer, |entry| entry.sent.clone());
-        if let Some(url) = self.own.get(service) {
-            return Ok(Place { authority: url.authority(), sent });
-        }
-        match known.and_then(|entry| entry.hosts.first()) {
-            Some(host) => Ok(Place { authority: host.clone(), sent }),
-            None => Err(Problem::new(
-                Code::Invalid,
-                format!("the gateway does not know where {service} is"),
-                "it is not in the catalog, and this backend's operator gave it no address",
-                format!("agentkeys serve --service {service}=https://HOST"),
-            )),
-        }
+    pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Own>, trust: Option<Trust>) -> Self {
+        let destinations = Destinations::new(own);
+        let upstream = Upstream::new(trust, destinations.named());
+        Self { vault, upstream, destinations, places: Places::default() }
     }
 }
 
@@ -179,6 +159,10 @@ fn not_answered(service: &ServiceName, authority: &str, cause: String) -> Proble
 
 #[async_trait]
 impl Forward for Gateway {
+    fn place(&self, service: &ServiceName) -> ServicePlace {
+        self.destinations.place(service)
+    }
+
     async fn forward(
         &self,
         peer: Peer,
@@ -193,7 +177,9 @@ impl Forward for Gateway {
         }
         checked_target(&head.target)?;
         let mut headers = headers_of(&head.headers, head.body)?;
-        let Place { authority, sent } = self.place(&head.service)?;
+        let host = head.host.as_deref();
+        let Destination { authority, sent } =
+            self.destinations.find(&head.service, host, &head.target)?;
         let path = Path::plain(&head.target)
             .map_err(|why| bad("target", &format!("its path is not in its plain form: {why}")))?;
         no_other_meaning(&headers)?;
