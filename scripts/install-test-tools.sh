@@ -65,7 +65,7 @@ if [ "$(cat $python/.installed 2>/dev/null)" != "$mcp_python $botocore" ]; then
     rm -rf "$python"
     mkdir -p "$tools"
     python3 -m venv "$python"
-    "$python/bin/pip" install --quiet --disable-pip-version-check \
+    "$python/bin/python3" -m pip install --quiet --disable-pip-version-check \
         "mcp==$mcp_python" "botocore==$botocore"
     printf '%s\n' "$mcp_python $botocore" >"$python/.installed"
 fi
@@ -73,7 +73,7 @@ sdks=$tools/sdk-python
 if [ "$(cat $sdks/.installed 2>/dev/null)" != "$openai_python $anthropic_python $websockets" ]; then
     rm -rf "$sdks"
     python3 -m venv "$sdks"
-    "$sdks/bin/pip" install --quiet --disable-pip-version-check \
+    "$sdks/bin/python3" -m pip install --quiet --disable-pip-version-check \
         "openai==$openai_python" "anthropic==$anthropic_python" "websockets==$websockets" requests
     printf '%s\n' "$openai_python $anthropic_python $websockets" >"$sdks/.installed"
 fi

@@ -45,6 +45,10 @@ pub struct RequestHead {
     pub headers: Vec<Field>,
     /// Whether a body comes after this head.
     pub body: bool,
+    /// Whether it asks for a WebSocket: the bodies are the bytes of both directions then, if the
+    /// service agrees (101).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub websocket: bool,
 }
 
 /// Where a service is, and how its key travels: what stands beside a program has to know both.
@@ -172,6 +176,7 @@ mod tests {
             target: "/v1/chat/completions".into(),
             headers: vec![("accept".into(), "*/*".into())],
             body: true,
+            websocket: false,
         }
     }
 

@@ -16,13 +16,14 @@ node=$tools/node-with-proxy/node_modules/node/bin/node
 openai_key=sk-real-0123456789abcdefghijklmnop
 anthropic_key=sk-ant-real/0123456789+abcdefghij
 github_key=ghp_real0123456789abcdefghijklmnopqrst
+socket_key=sk-socket-0123456789abcdefghij
 own_key='my own key: not-like-the-others'
 # What somebody had set is tried below by itself.
 unset SSL_CERT_FILE SSL_CERT_DIR CURL_CA_BUNDLE REQUESTS_CA_BUNDLE NODE_EXTRA_CA_CERTS GIT_SSL_CAINFO PIP_CERT
 unset "${!HTTP@}" "${!http@}" "${!ALL_@}" NO_PROXY no_proxy all_proxy
 
 say "Services over TLS, and a backend that is told where they are"
-{ cat /etc/hosts; printf '127.0.0.1 own.example other.example\n'; } >"$home/hosts"
+{ cat /etc/hosts; printf '127.0.0.1 own.example other.example services.example\n'; } >"$home/hosts"
 mount --bind "$home/hosts" /etc/hosts
 authority() {
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -subj "/CN=$1" \
@@ -30,7 +31,7 @@ authority() {
 }
 authority test-authority
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -subj "/CN=service" \
-    -addext "subjectAltName=IP:127.0.0.1,DNS:own.example,DNS:other.example" -addext basicConstraints=critical,CA:FALSE \
+    -addext "subjectAltName=IP:127.0.0.1,DNS:own.example,DNS:other.example,DNS:services.example" -addext basicConstraints=critical,CA:FALSE \
     -CA "$home/test-authority.pem" -CAkey "$home/test-authority.key" -keyout "$home/service.key" -out "$home/service.pem" 2>/dev/null
 port_of() { sed -n 's/^listening //p' "$1"; }
 python3 "$lib/upstream.py" "$home/service.pem" "$home/service.key" "$home/got" >"$home/upstream" &
@@ -40,21 +41,26 @@ git init -q --bare "$home/repositories/private.git"
 git -C "$home/repositories/private.git" config http.receivepack true
 python3 "$lib/git_service.py" "$home/service.pem" "$home/service.key" "$home/got-by-git" "$home/repositories" "$github_key" >"$home/git-service" &
 git_service=$!
+"$tools/sdk-python/bin/python" "$lib/websocket_service.py" "$home/service.pem" "$home/service.key" "$home/got-by-sockets" >"$home/socket-service" &
+socket_service=$!
 within 10 grep -q listening "$home/upstream"
+within 10 grep -q listening "$home/socket-service"
 within 10 grep -q listening "$home/git-service"
 port=$(port_of "$home/upstream")
 own=https://own.example:$port
+sockets=own.example:$(port_of "$home/socket-service")
 mkdir -m 700 "$home/run"
 SSL_CERT_FILE=$home/test-authority.pem "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
-    --service "openai=https://127.0.0.1:$port" --service "anthropic=https://127.0.0.1:$port" \
-    --service "github=https://127.0.0.1:$(port_of "$home/git-service")" --service "my-api=$own,header=X-Own" \
+    --service "openai=https://services.example:$port" --service "anthropic=https://services.example:$port" \
+    --service "github=https://services.example:$(port_of "$home/git-service")" --service "my-api=$own,header=X-Own" \
+    --service "sockets=https://$sockets" \
     2>>"$home/serve.log" >"$home/ready" &
 backend=$!
 within 10 grep -q '^listening' "$home/ready"
 export AGENTKEYS_BACKEND=unix:$home/run/s
 on_exit() {
     local code=$?
-    kill "$upstream" "$git_service" "$backend" 2>/dev/null || true
+    kill "$upstream" "$git_service" "$socket_service" "$backend" 2>/dev/null || true
     finish "$code"
 }
 trap on_exit EXIT
@@ -64,11 +70,12 @@ store openai "$openai_key"
 store anthropic "$anthropic_key"
 store github "$github_key"
 store my-api "$own_key"
+store sockets "$socket_key"
 export OWN=$own
 # By the proxy alone: no address is left in the environment.
 proxied() {
     agentkeys run --proxy "${how[@]}" my-agent -- env -u OPENAI_BASE_URL -u ANTHROPIC_BASE_URL -u GITHUB_BASE_URL \
-        -u MY_API_BASE_URL "$@"
+        -u MY_API_BASE_URL -u SOCKETS_BASE_URL "$@"
 }
 how=()
 got() { cat "$home/got" "$home/got-by-git" 2>/dev/null | wc -l; }
@@ -104,13 +111,35 @@ expect "" cmp "$home/clone/file" "$home/again/file"
 # As many write it: the token in the address.
 proxied sh -c 'git ls-remote "https://x-access-token:$GITHUB_TOKEN@github.com/private.git"' >"$home/refs"
 contains "$(cat "$home/refs")" refs/heads/main
-expect 0 sh -c "grep -c '\"authorization\", \"Basic' $home/got-by-git | grep -c '^0$' || true"
-expect 1 sh -c "grep -o '\"authorization\", \"[^\"]*\"' $home/got-by-git | sort -u | wc -l"
+# With it from the first request on, in one way, and nothing else of a credential.
+python3 - "$home/got-by-git" "$(printf 'x-access-token:%s' "$github_key" | base64 -w0)" <<'END'
+import json, sys
+for line in open(sys.argv[1]):
+    headers = [(name.lower(), value) for name, value in json.loads(line)["headers"]]
+    assert [value for name, value in headers if name == "authorization"] == [f"Basic {sys.argv[2]}"], headers
+END
 agentkeys rule my-agent github --deny 'POST /*/git-receive-pack' >/dev/null
 git -C "$home/clone" commit -q --allow-empty -m two
 expect_exit 1 proxied git -C "$home/clone" push -q origin HEAD:main
 proxied git -C "$home/clone" fetch -q
 agentkeys rule my-agent github --clear >/dev/null
+
+say "WebSockets, by the proxy and by a base URL, and no key that the service shows"
+proxied sh -c 'exec "$0" "$1" "wss://$2" "$SOCKETS_API_KEY"' "$tools/sdk-python/bin/python" "$lib/websocket_client.py" "$sockets"
+for how in --broker --proxy; do
+    agentkeys run "$how" my-agent -- sh -c 'exec "$0" "$1" "ws${SOCKETS_BASE_URL#http}" "$SOCKETS_API_KEY"' \
+        "$tools/sdk-python/bin/python" "$lib/websocket_client.py"
+done
+how=()
+python3 - "$home/got-by-sockets" "$socket_key" <<'END'
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+for got in (line for line in lines if "path" in line):
+    headers = [(name.lower(), value) for name, value in got["headers"]]
+    assert headers.count(("authorization", f"Bearer {sys.argv[2]}")) == 1, headers
+    assert json.dumps(got).count(sys.argv[2]) == 1 and "sec-websocket-extensions" not in dict(headers), headers
+print("ok:", len(lines), "sockets")
+END
 
 say "Each service got its key once, in its place, and no stand-in"
 python3 - "$home/got" "$openai_key" "$anthropic_key" "$own_key" <<'END'
@@ -140,7 +169,7 @@ proxied sh -c 'curl -s https://api.openai.com/v1/models >/dev/null
 beside=$!
 within 10 test -s "$home/run-authority.pem"
 within 10 test -s "$home/relay"
-for key in "$openai_key" "$anthropic_key" "$github_key" "$own_key" "$(printf 'x-access-token:%s' "$github_key" | base64 -w0)"; do
+for key in "$openai_key" "$anthropic_key" "$github_key" "$own_key" "$socket_key" "$(printf 'x-access-token:%s' "$github_key" | base64 -w0)"; do
     for who in program relay; do
         printf '%s' "$key" | python3 "$lib/find_in_memory.py" "$(cat "$home/$who")"
     done
@@ -227,12 +256,30 @@ expect_exit 56 proxied curl -s --noproxy "" "https://127.0.0.1:$plain_port/"
 cd "$home"
 how=()
 
-say "Revoked in the middle of a stream"
+say "Revoked in the middle of a stream and of a WebSocket"
+cat >"$home/ticks.py" <<'END'
+import sys
+from websockets.sync.client import connect
+with connect(f"wss://{sys.argv[1]}/ticks") as socket:
+    for _ in socket:
+        open(sys.argv[2], "a").write("tick\n")
+END
+proxied sh -c '"$0" "$HOME/ticks.py" "$1" "$HOME/ticks" 2>/dev/null; date +%s.%N >"$HOME/socket-ended"' "$tools/sdk-python/bin/python" "$sockets" &
+on_socket=$!
+within 20 grep -qs tick "$home/ticks"
 proxied sh -c 'curl -sN https://api.openai.com/stream >"$HOME/stream"; date +%s.%N >"$HOME/ended"' &
 beside=$!
 within 20 grep -qs tick "$home/stream"
 asked=$(date +%s.%N)
 agentkeys revoke my-agent >/dev/null 2>&1
 wait "$beside" || true
-python3 -c "took = $(cat "$home/ended") - $asked; assert took < 1, took; print(f'ok: ended {took * 1000:.0f} ms after revoke was typed')"
+wait "$on_socket" || true
+python3 - "$asked" "$(cat "$home/ended")" "$(cat "$home/socket-ended")" <<'END'
+import sys
+asked, *ended = map(float, sys.argv[1:])
+took = [moment - asked for moment in ended]
+assert max(took) < 1, took
+print("ok: ended", *(f"{one * 1000:.0f} ms" for one in took), "after revoke was typed")
+END
+within 3 grep -q ended "$home/got-by-sockets"
 kill "$plain"

@@ -3,12 +3,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agentkeys::backend::http::{self, Limits, ListenAddress, Listener, MakeBackend, Stopped};
+use agentkeys::backend::http::{
+    self, AnswerBody, Forward, Limits, ListenAddress, Listener, MakeBackend, Served, Stopped,
+};
 use agentkeys::backend::peer::Peer;
 use agentkeys::core::audit::{Action, Actor, Entry, Event, GENESIS, Head, Outcome, Role};
 use agentkeys::core::auth_request::{Details, Kind, Pair};
 use agentkeys::core::backend::*;
+use agentkeys::core::catalog::Sent;
 use agentkeys::core::decision::{Decision, Granted, Verdict};
+use agentkeys::core::gateway::{RequestHead, ResponseHead, ServicePlace};
 use agentkeys::core::identity::{AgentIdentity, Alias, ServiceName};
 use agentkeys::core::otp::PairCode;
 use agentkeys::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
@@ -741,6 +745,28 @@ impl AccountBackend for Fake {
     }
 }
 
+/// A gateway that knows where services are, and asks none.
+struct NoService;
+
+#[async_trait]
+impl Forward for NoService {
+    fn place(&self, service: &ServiceName) -> ServicePlace {
+        let hosts = vec!["openrouter.ai".to_owned(), "keys.example:8443".to_owned()];
+        ServicePlace { service: service.clone(), hosts, sent: Sent::bearer() }
+    }
+
+    async fn forward(
+        &self,
+        _: Peer,
+        _: SessionToken,
+        _: RequestHead,
+        _: Vec<u8>,
+        _: hyper::body::Incoming,
+    ) -> Answer<(ResponseHead, AnswerBody)> {
+        Err(Problem::internal())
+    }
+}
+
 /// A server that runs until it is stopped, or the test's runtime ends.
 pub struct Server {
     pub address: ListenAddress,
@@ -748,7 +774,6 @@ pub struct Server {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Stopped>,
 }
-
 impl Server {
     /// On a free TCP port.
     pub fn tcp(limits: Limits) -> Self {
@@ -792,7 +817,8 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            http::run(vec![listener], make, limits, stopped).await.unwrap()
+            let served = Served { make_backend: make, gateway: Some(Arc::new(NoService)) };
+            http::run(vec![listener], served, limits, stopped).await.unwrap()
         });
         Self { address, calls, stop, task }
     }

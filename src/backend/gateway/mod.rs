@@ -10,6 +10,7 @@ mod inject;
 mod places;
 mod scrub;
 mod upstream;
+mod websocket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
@@ -21,10 +22,10 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue,
-    TRANSFER_ENCODING,
+    SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING,
 };
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 
 pub use self::destination::Own;
 use self::destination::{Destination, Destinations};
@@ -32,6 +33,7 @@ use self::exchange::Relayed;
 use self::places::Places;
 use self::scrub::Scrubber;
 use self::upstream::{NotConnected, Upstream};
+use self::websocket::Socket;
 use super::http::{AnswerBody, Forward};
 use super::peer::Peer;
 use super::vault::{Purpose, Vault};
@@ -47,6 +49,8 @@ use crate::web::{Prefixed, Trust};
 
 /// Longest that a service may take until its answer begins. Models think for minutes.
 const UNTIL_ANSWER: Duration = Duration::from_secs(600);
+/// Longest until a connection is a WebSocket, after the service has agreed.
+const UNTIL_UPGRADED: Duration = Duration::from_secs(10);
 /// Most characters of a path that go on record.
 const MOST_RECORDED: usize = 160;
 
@@ -197,26 +201,40 @@ impl Forward for Gateway {
         let scrubber = Scrubber::new(using.secret.expose());
         drop(using.secret);
 
+        if head.websocket {
+            websocket::ask(&method, &mut headers)?;
+        }
         // Without a body the service is told of none, not of one whose end is still to come.
-        let body = match head.body {
-            true => Limited::new(Prefixed::new(first, body), MAX_BODY)
-                .map_err(io::Error::other)
-                .boxed_unsync(),
-            false => Empty::new().map_err(|never| match never {}).boxed_unsync(),
+        let body = Prefixed::new(first, body);
+        let (body, frames) = match head.websocket {
+            true => (None, Some(body)),
+            false => (Some(body).filter(|_| head.body), None),
+        };
+        let body = match body {
+            Some(body) => Limited::new(body, MAX_BODY).map_err(io::Error::other).boxed_unsync(),
+            None => Empty::new().map_err(|never| match never {}).boxed_unsync(),
         };
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let mut standing = using.standing;
+        let asked = async {
+            match &frames {
+                Some(_) => self.upstream.upgrade(request).await,
+                None => self.upstream.send(request).await.map_err(|error| why(&error)),
+            }
+        };
         let answered = tokio::select! {
-            answered = tokio::time::timeout(UNTIL_ANSWER, self.upstream.send(request)) => answered,
+            answered = tokio::time::timeout(UNTIL_ANSWER, asked) => answered,
             problem = standing.lost() => return Err(problem),
         };
         let late = format!("its answer did not begin within {} seconds", UNTIL_ANSWER.as_secs());
-        let response = answered
+        let mut response = answered
             .map_err(|_| not_answered(service, &authority, late))?
-            .map_err(|error| not_answered(service, &authority, why(&error)))?;
+            .map_err(|why| not_answered(service, &authority, why))?;
+        let frames = frames.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        let upgraded = hyper::upgrade::on(&mut response);
 
         let (parts, body) = response.into_parts();
         if is_encoded(&parts.headers) {
@@ -233,7 +251,13 @@ impl Forward for Gateway {
             status: parts.status.as_u16(),
             headers: answer_fields(&parts.headers, &scrubber),
         };
-        Ok((head, Relayed::new(body, scrubber, standing, place).boxed_unsync()))
+        let Some(frames) = frames else {
+            return Ok((head, Relayed::new(body, scrubber, standing, place).boxed_unsync()));
+        };
+        let upgraded = tokio::time::timeout(UNTIL_UPGRADED, upgraded).await;
+        let broken = || not_answered(service, &authority, "it agreed and hung up".to_owned());
+        let upgraded = upgraded.map_err(|_| broken())?.map_err(|_| broken())?;
+        Ok((head, Socket::new(upgraded, frames, scrubber, standing, place).boxed_unsync()))
     }
 }
 
@@ -243,7 +267,9 @@ fn is_encoded(headers: &HeaderMap) -> bool {
         let values = headers.get_all(name).iter();
         values.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
     };
-    other(CONTENT_ENCODING, "identity") || other(TRANSFER_ENCODING, "chunked")
+    other(CONTENT_ENCODING, "identity")
+        || other(TRANSFER_ENCODING, "chunked")
+        || headers.contains_key(SEC_WEBSOCKET_EXTENSIONS)
 }
 
 /// The service's headers, without those that belong to its connection, and without the key.

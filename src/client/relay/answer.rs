@@ -4,10 +4,10 @@ use std::io;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 
-use crate::client::http::ServiceBody;
 use crate::core::gateway::{Field, ResponseHead, field_bytes, field_text, is_hop_by_hop};
 use crate::core::problem::{Answer, Code, Problem};
 
@@ -21,7 +21,10 @@ pub fn fields(headers: &HeaderMap) -> Vec<Field> {
 }
 
 /// The service's answer, for the program.
-pub fn response(head: &ResponseHead, body: ServiceBody) -> Answer<Response<Answered>> {
+pub fn response<B>(head: &ResponseHead, body: B) -> Answer<Response<Answered>>
+where
+    B: Body<Data = Bytes, Error = io::Error> + Send + 'static,
+{
     let wrong = || {
         let cause = "its head is not one of HTTP";
         Problem::new(Code::Unavailable, "the answer cannot be handed on", cause, "try again")

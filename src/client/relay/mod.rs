@@ -11,6 +11,7 @@ mod placeholder;
 mod proxy;
 mod site;
 mod tunnel;
+mod websocket;
 
 use std::convert::Infallible;
 use std::io;
@@ -18,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     CONTENT_LENGTH, COOKIE, HOST, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TRANSFER_ENCODING,
@@ -233,7 +234,9 @@ impl Relay {
         parts.headers.remove(PROXY_AUTHORIZATION);
         join_cookies(&mut parts.headers);
         // Over HTTP/2 a body comes without a word.
-        let has_body = parts.headers.contains_key(CONTENT_LENGTH)
+        let websocket = websocket::asked(&mut parts);
+        let has_body = websocket.is_some()
+            || parts.headers.contains_key(CONTENT_LENGTH)
             || parts.headers.contains_key(TRANSFER_ENCODING)
             || !body.is_end_stream();
         let head = RequestHead {
@@ -244,11 +247,23 @@ impl Relay {
             target,
             headers: fields(&parts.headers),
             body: has_body,
+            websocket: websocket.is_some(),
         };
-        let body = body.map_err(io::Error::other).boxed_unsync();
+        let (asked, body) = match websocket {
+            Some((asked, body)) => {
+                (Some(asked), body.map_err(|never| match never {}).boxed_unsync())
+            }
+            None => (None, body.map_err(io::Error::other).boxed_unsync()),
+        };
         let token = Arc::clone(&self.token.read().unwrap_or_else(PoisonError::into_inner));
         let (head, body) = self.backend.forward(&token, &head, body).await?;
-        response(&head, body)
+        match asked.filter(|_| head.status == 101) {
+            Some(asked) => {
+                let nothing = Empty::new().map_err(|never| match never {});
+                Ok(asked.agreed(response(&head, nothing)?, body))
+            }
+            None => response(&head, body),
+        }
     }
 
     /// The service that a path names, and the path there.
