@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ALT_SVC, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 
 use crate::core::gateway::{Field, ResponseHead, field_bytes, field_text, is_hop_by_hop};
@@ -33,7 +33,8 @@ where
     *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| wrong())?;
     for (name, value) in &head.headers {
         let name: HeaderName = name.parse().map_err(|_| wrong())?;
-        if is_hop_by_hop(name.as_str()) {
+        // Another way to the service would lead past us (RFC 7838): to HTTP/3, say.
+        if is_hop_by_hop(name.as_str()) || name == ALT_SVC {
             continue;
         }
         let value = field_bytes(value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());

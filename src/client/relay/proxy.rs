@@ -33,7 +33,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answered, refusal};
 use super::authority::{self, Issued};
-use super::site::Site;
+use super::site::{self, Site};
 use super::{Brokered, HEAD_TIME, MAX_HEAD, Relay, tunnel};
 use crate::core::gateway::is_hop_by_hop;
 use crate::core::problem::{Answer, Code, Problem};
@@ -320,6 +320,10 @@ impl Relay {
             }
         };
         self.misplaced(of.service.as_str(), &parts.headers, &target)?;
+        if shown.is_none() && site::is_of_a_page(&parts.headers, site) {
+            (self.tell)(&format!("refused a request to {site} of a page in a browser"));
+            return Err(of_a_page(site));
+        }
         self.exchange(of, Some(site), parts, target, body).await
     }
 
@@ -390,6 +394,15 @@ fn without_hops(headers: &mut HeaderMap) {
     }
 }
 
+fn of_a_page(site: &Site) -> Problem {
+    Problem::new(
+        Code::Denied,
+        format!("access denied: a page in a browser asks {site}"),
+        "it comes from another host, and shows no placeholder of this run",
+        "let the program that wants it ask, and not a page",
+    )
+}
+
 fn which_of(site: &Site, several: &[&Brokered]) -> Problem {
     let names: Vec<&str> = several.iter().map(|one| one.service.as_str()).collect();
     Problem::new(
@@ -421,7 +434,7 @@ fn failed_handshake(site: &Site, error: &io::Error) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::site::HTTPS;
+    use super::site::HTTPS;
     use super::*;
     use crate::core::catalog::Sent;
     use crate::core::gateway::ServicePlace;

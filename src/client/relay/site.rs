@@ -1,7 +1,7 @@
 //! A host and a port that a service is asked at, and whether a request names it.
 use std::fmt;
 
-use hyper::header::HOST;
+use hyper::header::{HOST, HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::{Uri, Version};
 
@@ -54,6 +54,17 @@ impl Site {
     }
 }
 
+/// Whether a page of another host, in a browser, sent the request: it asks with what the browser has, and
+/// not with anything of its own.
+pub fn is_of_a_page(headers: &HeaderMap, site: &Site) -> bool {
+    let origin = headers.get_all(ORIGIN).iter().any(|origin| {
+        let host = origin.to_str().ok().and_then(|origin| origin.strip_prefix("https://"));
+        host.and_then(|host| Site::read(host, HTTPS)).as_ref() != Some(site)
+    });
+    let fetched = headers.get_all("sec-fetch-site").iter();
+    origin || fetched.into_iter().any(|from| from != "none" && from != "same-origin")
+}
+
 /// What a request's first line says of its host.
 enum Line<'a> {
     None,
@@ -84,6 +95,7 @@ impl fmt::Display for Site {
 #[cfg(test)]
 mod tests {
     use hyper::Request;
+    use hyper::header::HeaderValue;
 
     use super::*;
 
@@ -118,6 +130,25 @@ mod tests {
         }
         assert!(!is_named(Version::HTTP_11, "https://api.example/", &["api.example"]));
         assert!(!is_named(Version::HTTP_11, "*", &["api.example"]));
+    }
+
+    #[test]
+    fn a_page_of_another_host_is_known() {
+        let site = Site::read("api.example", HTTPS).unwrap();
+        let is_of_a_page = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            super::is_of_a_page(&headers, &site)
+        };
+        for origin in
+            ["https://evil.example", "null", "http://api.example", "https://api.example:1"]
+        {
+            assert!(is_of_a_page("origin", origin), "{origin}");
+        }
+        assert!(is_of_a_page("sec-fetch-site", "cross-site"));
+        assert!(!is_of_a_page("origin", "https://api.example"));
+        assert!(!is_of_a_page("sec-fetch-site", "same-origin"));
+        assert!(!is_of_a_page("sec-fetch-mode", "cors"));
     }
 
     #[test]

@@ -105,6 +105,8 @@ check("CONNECT inside", lambda: ask(["CONNECT evil.example:443 HTTP/1.1", HOST, 
 check("another's stand-in", lambda: ask([GET, HOST, f"Authorization: Bearer {another}"]))
 check("a stand-in beside its place", lambda: ask([GET, HOST, KEY, f"X-Copy: {stand_in}"]))
 check("a stand-in in the query", lambda: ask([f"GET /v1/models?again={stand_in} HTTP/1.1", HOST, KEY]))
+check("a page in a browser", lambda: ask([GET, HOST, "Origin: https://evil.example"]))
+check("a page in a browser, without its origin", lambda: ask([GET, HOST, "Sec-Fetch-Site: cross-site"]))
 check("two lengths", lambda: ask(["POST /v1/models HTTP/1.1", HOST, KEY, "Content-Length: 1", "Content-Length: 2"]))
 check("a length and chunks", lambda: ask(
     ["POST /v1/models HTTP/1.1", HOST, KEY, "Content-Length: 4", "Transfer-Encoding: x"]))
@@ -137,3 +139,5 @@ def slow():
 check("a head that never ends", slow)
 # The looking finds what is there.
 assert ask([GET, HOST, KEY]) == 200
+assert ask([GET, HOST]) == 200
+assert ask([GET, HOST, KEY, "Origin: https://app.example"]) == 200
