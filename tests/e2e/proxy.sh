@@ -233,6 +233,14 @@ contains "$(cat "$home/answer")" "is no host of this run's services"
 expect 200 status https://api.openai.com/v1/models
 how=()
 
+say "A program with a list of its own does not believe the proxy, and somebody is told"
+expect_exit 60 proxied curl -s --cacert /etc/ssl/certs/ca-certificates.crt --capath /nowhere https://api.openai.com/v1/models
+contains "$error" "does not believe this run's certificate for api.openai.com"
+
+say "Without keys it is a proxy like any other"
+agentkeys run --proxy --only my-agent -- curl -s -o /dev/null --cacert "$home/test-authority.pem" "https://other.example:$port/plain-proxy"
+contains "$(tail -n 1 "$home/got")" '"path": "/plain-proxy"'
+
 say "Plain HTTP to a service is refused, and says what to do"
 expect 403 status http://api.openai.com/v1/models
 contains "$(cat "$home/answer")" "use https://api.openai.com"

@@ -225,6 +225,13 @@ mod tests {
     }
 
     #[test]
+    fn without_hosts_it_is_one_that_signs_for_nobody() {
+        let issued = issue(&[], now()).unwrap();
+        assert!(issued.servers.is_empty());
+        assert_eq!(constraints(&[]).excluded_subtrees.len(), 3);
+    }
+
+    #[test]
     fn another_authority_of_another_run_is_not_believed() {
         let one = issue(&hosts(&["a.example"]), now()).unwrap();
         let other = issue(&hosts(&["a.example"]), now()).unwrap();

@@ -1,5 +1,8 @@
-"""The official SDKs and requests, by the proxy alone: no variable tells them an address."""
+"""The official SDKs, requests and the standard library, by the proxy alone: no variable tells them an
+address."""
 import os
+import ssl
+import urllib.request
 
 import anthropic
 import openai
@@ -21,3 +24,8 @@ assert answer.json()["bytes"] == 300_000, answer.text
 for headers in ({}, {"X-Own": "another's", "Authorization": "Bearer another's"}):
     answer = requests.get(os.environ["OWN"] + "/plain", headers=headers, timeout=20)
     assert answer.json()["path"] == "/plain", answer.text
+# As strictly as Python looks at certificates from 3.13 on.
+context = ssl.create_default_context()
+context.verify_flags |= ssl.VERIFY_X509_STRICT
+with urllib.request.urlopen(os.environ["OWN"] + "/plain", context=context, timeout=20) as answer:
+    assert answer.status == 200
