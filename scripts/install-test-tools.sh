@@ -19,6 +19,9 @@ openai_node=7.57.0
 anthropic_node=1.14.0
 # The OpenID provider, certified; a real one for the tests of sign-in.
 oidc_provider=9.9.1
+# A Node that takes its proxy from the environment, and a client of WebSockets.
+node_with_proxy=24.9.0
+websockets=17.4
 # What drives Debian's Chromium; it brings no browser along.
 playwright=1.64.1
 
@@ -27,7 +30,7 @@ wanted="curl:curl jq:jq gcc:gcc git:git dbus-run-session:dbus gnome-keyring-daem
 secret-tool:libsecret-tools mkfs.ext4:e2fsprogs setpriv:util-linux script:bsdutils tmux:tmux
 python3:python3 node:nodejs npm:npm ip:iproute2 nsenter:util-linux openssl:openssl
 chromium:chromium systemd-socket-activate:systemd pgrep:procps podman:podman runc:runc lintian:lintian
-man:man-db"
+man:man-db go:golang-go"
 missing=()
 # Not on the PATH of everybody.
 [ -x /usr/sbin/dovecot ] && [ -x /usr/lib/dovecot/imap ] || missing+=(dovecot-imapd)
@@ -62,17 +65,17 @@ if [ "$(cat $python/.installed 2>/dev/null)" != "$mcp_python $botocore" ]; then
     rm -rf "$python"
     mkdir -p "$tools"
     python3 -m venv "$python"
-    "$python/bin/pip" install --quiet --disable-pip-version-check \
+    "$python/bin/python3" -m pip install --quiet --disable-pip-version-check \
         "mcp==$mcp_python" "botocore==$botocore"
     printf '%s\n' "$mcp_python $botocore" >"$python/.installed"
 fi
 sdks=$tools/sdk-python
-if [ "$(cat $sdks/.installed 2>/dev/null)" != "$openai_python $anthropic_python" ]; then
+if [ "$(cat $sdks/.installed 2>/dev/null)" != "$openai_python $anthropic_python $websockets" ]; then
     rm -rf "$sdks"
     python3 -m venv "$sdks"
-    "$sdks/bin/pip" install --quiet --disable-pip-version-check \
-        "openai==$openai_python" "anthropic==$anthropic_python" requests
-    printf '%s\n' "$openai_python $anthropic_python" >"$sdks/.installed"
+    "$sdks/bin/python3" -m pip install --quiet --disable-pip-version-check \
+        "openai==$openai_python" "anthropic==$anthropic_python" "websockets==$websockets" requests
+    printf '%s\n' "$openai_python $anthropic_python $websockets" >"$sdks/.installed"
 fi
 # Debian 12 has Node 18, and these need 20.
 node=$PWD/$tools/node/node_modules/node/bin/node
@@ -95,6 +98,7 @@ npm_tool mcp-everything @modelcontextprotocol/server-everything "$mcp_everything
 npm_tool openai-node openai "$openai_node"
 npm_tool anthropic-node @anthropic-ai/sdk "$anthropic_node"
 npm_tool oidc-provider oidc-provider "$oidc_provider"
+npm_tool node-with-proxy node "$node_with_proxy"
 npm_tool playwright playwright-core "$playwright"
 
 # The recipes, built from their lock file and their sources.

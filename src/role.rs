@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::backend::custody::{self, CustodyChoice};
+use crate::backend::gateway::Own;
 use crate::backend::http::{BindError, GivenSocket, ListenAddress};
 use crate::backend::judge::IssuerOffer;
 use crate::backend::oidc::OpenIdSettings;
@@ -28,7 +29,7 @@ use crate::core::problem::{Code, Problem};
 use crate::core::types::Malformed;
 use crate::daemon;
 use crate::provisioner;
-use crate::web::{Url, UrlError};
+use crate::web::Url;
 
 /// Most bytes of a file with a client secret that are read.
 const MAX_CLIENT_SECRET: u64 = 1024;
@@ -238,15 +239,10 @@ fn serve(request: Serve) -> Result<(), CliError> {
     serve::serve(options).map_err(|error| not_serving(&error).into())
 }
 
-/// A service and where the gateway finds it.
-fn service_at(name: &str, url: &str) -> Result<(ServiceName, Url), Problem> {
-    let url: Url =
-        url.parse().map_err(|wrong: UrlError| Problem::invalid("--service", wrong.to_string()))?;
-    if !url.tls || url.target != "/" {
-        let why = "it wants NAME=https://HOST[:PORT], without a path: a key is sent over TLS alone";
-        return Err(Problem::invalid("--service", why));
-    }
-    Ok((name.parse()?, url))
+/// A service, where the gateway finds it, and how its key travels.
+fn service_at(name: &str, place: &str) -> Result<(ServiceName, Own), Problem> {
+    let own = Own::parse(place).map_err(|wrong| Problem::invalid("--service", wrong))?;
+    Ok((name.parse()?, own))
 }
 
 /// By whom people sign in, once every value is one.

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::clock::{Clock, Entropy, SystemClock};
 use super::custody::{self, CustodyChoice, CustodyError, Surroundings};
-use super::gateway::Gateway;
+use super::gateway::{Gateway, Own};
 use super::http::{
     self, BindError, GivenSocket, Limits, ListenAddress, Listener, MakeBackend, Served,
 };
@@ -74,7 +74,7 @@ pub struct ServeOptions {
     /// Other addresses that services may be asked at.
     pub provider_urls: Vec<Url>,
     /// Where services are that the gateway is to ask in another place than the catalog's.
-    pub services: BTreeMap<ServiceName, Url>,
+    pub services: BTreeMap<ServiceName, Own>,
     /// How the log looks.
     pub log: LogFormat,
 }

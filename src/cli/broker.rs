@@ -1,6 +1,7 @@
-//! `agentkeys run --broker`: the program uses keys that it never gets. It is given stand-ins, and
-//! addresses on loopback where this process hands its requests to the backend's gateway. This
-//! process stays beside the program, passes signals on, and ends as it did.
+//! `agentkeys run --broker` and `--proxy`: the program uses keys that it never gets. It is given
+//! stand-ins, and addresses on loopback, or a proxy there, where this process hands its requests to
+//! the backend's gateway. This process stays beside the program, passes signals on, and ends as it
+//! did.
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -14,14 +15,16 @@ use super::agents::{choose, label};
 use super::clock::now;
 use super::context::Context;
 use super::env_file::Value;
+use super::proxied;
 use super::report::{CliError, shown, usage};
 use super::room;
 use super::run::{Run, names_of, not_started, read_env_file, settable};
 use super::source;
 use crate::client::places::Places;
-use crate::client::relay::{Brokered, Relay};
+use crate::client::relay::{Brokered, Proxy, Relay};
 use crate::core::backend::RevokeTarget;
 use crate::core::catalog::bases_for;
+use crate::core::gateway::ServicePlace;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Code, Problem};
 use crate::core::scope::Scope;
@@ -29,7 +32,7 @@ use crate::core::terms::Exposure;
 use crate::harden::ProcessHandle;
 
 /// Variables that name hosts which no proxy is asked for; both spellings are read.
-const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
+pub const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
 /// What the program's variables are to hold.
 struct Plan {
@@ -61,8 +64,10 @@ pub async fn run(
     let agents = open.backend.list_agents(open.token).await?;
     let held = open.backend.list_credentials(open.token, &agent).await?;
     let held: Vec<ServiceName> = held.into_iter().map(|one| one.service).collect();
-    let room = asked.sandbox.clone();
-    let plan = plan(context, asked, &held).await?;
+    let (room, proxy) = (asked.sandbox.clone(), asked.proxy);
+    let gateway = context.link().await?.gateway();
+    let known = gateway.gateway_places(open.token, &agent).await?;
+    let plan = plan(context, asked, &held, known).await?;
     if plan.services.is_empty() {
         context.out.warn(&format!("{agent} has no keys; the program runs without any"));
     }
@@ -81,12 +86,23 @@ pub async fn run(
             command.env(variable, format!("http://127.0.0.1:{port}/{}{path}", one.service));
         }
     }
-    past_proxies(&mut command);
     let in_room = room.is_some();
+    // In the room nothing but the gateway is reached, so the proxy leads nowhere else either.
+    let proxy = proxy.map(|strict| Proxy::new(&plan.services, strict || in_room, now()));
+    let proxy = proxy.transpose()?;
+    // The lists of certificates go when the program has ended.
+    let certificates = match &proxy {
+        None => {
+            past_proxies(&mut command);
+            None
+        }
+        Some(proxy) => Some(proxied::have(&mut command, proxy, port, context.out)?),
+    };
     // What is made for the room goes when the program has ended.
     let _room = match room {
         None => None,
-        Some(allowed) => {
+        Some(mut allowed) => {
+            allowed.extend(certificates.iter().map(|folder| folder.path().to_owned()));
             let places = Places::from_environment()?;
             Some(room::prepare(&places, &allowed, port)?.around(&mut command)?)
         }
@@ -107,7 +123,7 @@ pub async fn run(
     let out = context.out;
     let tell = Box::new(move |text: &str| out.warn(&format!("gateway: {}", shown(text))));
     let of = AgentIdentity::Wallet(wallet);
-    let relay = Relay::new(context.link().await?.gateway(), of, minted, plan.services, tell);
+    let relay = Relay::new(gateway, of, minted, plan.services, proxy, tell);
     let serving = tokio::spawn(relay.clone().serve(listener));
     let renewing = tokio::spawn(relay.clone().keep_signed_in(now));
     context.verbose(&format!("runs as {name} by the gateway at 127.0.0.1:{port}"));
@@ -128,7 +144,12 @@ fn no_listener(error: std::io::Error) -> Problem {
 }
 
 /// Which services, under which names.
-async fn plan(context: &Context<'_>, asked: Run, held: &[ServiceName]) -> Result<Plan, CliError> {
+async fn plan(
+    context: &Context<'_>,
+    asked: Run,
+    held: &[ServiceName],
+    mut known: Vec<ServicePlace>,
+) -> Result<Plan, CliError> {
     let project = context.link().await?.defaults();
     let (mut literals, mut from_file) = (BTreeMap::new(), Vec::new());
     for (name, value) in asked.file.as_deref().map(read_env_file).transpose()?.unwrap_or_default() {
@@ -163,8 +184,9 @@ async fn plan(context: &Context<'_>, asked: Run, held: &[ServiceName]) -> Result
         .into());
     }
     let services: BTreeSet<&ServiceName> = names.iter().map(|(_, service)| service).collect();
-    let services = services.into_iter().map(|service| Brokered::new(service.clone()));
-    Ok(Plan { services: services.collect::<Result<_, _>>()?, names, literals })
+    known.retain(|place| services.contains(&place.service));
+    let services = known.into_iter().map(Brokered::new).collect::<Result<_, _>>()?;
+    Ok(Plan { services, names, literals })
 }
 
 /// Has the program ask us itself, where it asks others through a proxy.

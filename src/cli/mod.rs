@@ -57,6 +57,7 @@ pub mod provisioner_check;
 pub mod provisioner_list;
 pub mod provisioner_remove;
 pub mod provisioner_set;
+mod proxied;
 pub mod quickstart;
 pub mod read;
 pub mod reinstate;

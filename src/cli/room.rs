@@ -52,6 +52,21 @@ pub struct Prepared {
 /// A folder that is removed, with all in it, when this is dropped.
 pub struct Temporary(PathBuf);
 
+impl Temporary {
+    /// Makes one, for this user alone.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make(name: &str) -> Answer<Self> {
+        files::make_temporary_folder(name).map(Self)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
@@ -86,7 +101,7 @@ pub fn prepare(places: &Places, allowed: &[PathBuf], port: u16) -> Answer<Prepar
         apart_from_ours(places, &whole)?;
         read.push(whole);
     }
-    let temporary = Temporary(files::make_temporary_folder("agentkeys-room")?);
+    let temporary = Temporary::make("agentkeys-room")?;
     let write = vec![here, temporary.0.clone()];
     let devices = DEVICES.iter().map(PathBuf::from).collect();
     Ok(Prepared { room: Room { read, write, devices, port }, temporary })

@@ -39,12 +39,17 @@ use crate::core::terms::Exposure;
             addresses (OPENAI_BASE_URL, ANTHROPIC_BASE_URL, ...) by which its requests go through \
             the backend, which puts the keys in. With --sandbox besides, it reaches nothing else: the \
             folder that it is started in, the system's programs, and the gateway.",
+    note = "--proxy is --broker for programs that read no such address: it also gives a proxy \
+            (HTTPS_PROXY, ...), which answers for the hosts of the agent's services by certificates of \
+            this run alone (SSL_CERT_FILE, ...). Other hosts are reached through it unseen, or, with \
+            --strict or --sandbox, not at all. See docs/gateway.md.",
     note = "Exits as the program does; 126 if it cannot be executed, 127 if it is not there, 8 \
             while the daemon waits for an approval.",
     example = "agentkeys run my-agent -- printenv OPENROUTER_API_KEY",
     example = "agentkeys run my-agent -- npx some-mcp-server",
     example = "agentkeys run my-agent --env LLM_KEY=openrouter --only -- python agent.py",
     example = "agentkeys run --broker my-agent -- python agent.py",
+    example = "agentkeys run --proxy my-agent -- git clone https://github.com/me/private",
     example = "agentkeys run --broker --sandbox my-agent -- python3 agent.py",
     example = "agentkeys run --env-file .env.agentkeys -- make test"
 )]
@@ -62,6 +67,12 @@ pub struct RunArgs {
     /// use the keys through the backend: the program gets none
     #[argh(switch)]
     broker: bool,
+    /// the same, also by a proxy, for programs that read no address
+    #[argh(switch)]
+    proxy: bool,
+    /// with --proxy: refuse hosts of no service
+    #[argh(switch)]
+    strict: bool,
     /// with --broker: shut the program into a room with its folder and the gateway
     #[argh(switch)]
     sandbox: bool,
@@ -84,6 +95,8 @@ pub struct Run {
     pub file: Option<String>,
     pub only: bool,
     broker: bool,
+    /// Whether there is a proxy, and whether it refuses other hosts.
+    pub proxy: Option<bool>,
     /// What may be read in the room; absent: there is no room.
     pub sandbox: Option<Vec<PathBuf>>,
 }
@@ -123,16 +136,24 @@ impl TryFrom<RunArgs> for Run {
         let agent = maybe_agent("run", words)?;
         let named = raw.env.iter().map(|text| named(text)).collect::<Result<_, _>>()?;
         let socket = raw.socket.map(PathBuf::from);
-        if raw.broker && socket.is_some() {
+        let broker = raw.broker || raw.proxy;
+        if broker && socket.is_some() {
             return Err(usage(
-                "--broker and --socket do not go together",
+                "--broker and --proxy do not go with --socket",
                 "a daemon does not hand requests on yet: --broker asks the backend itself",
                 "agentkeys run --broker my-agent -- python agent.py",
             ));
         }
-        if raw.sandbox && !raw.broker {
+        if raw.strict && !raw.proxy {
             return Err(usage(
-                "--sandbox goes with --broker",
+                "--strict goes with --proxy",
+                "it has the proxy refuse hosts of no service, and here there is no proxy",
+                "agentkeys run --proxy --strict my-agent -- python agent.py",
+            ));
+        }
+        if raw.sandbox && !broker {
+            return Err(usage(
+                "--sandbox goes with --broker or --proxy",
                 "in the room a program reaches the gateway and nothing else",
                 "agentkeys run --broker --sandbox my-agent -- python agent.py",
             ));
@@ -145,8 +166,8 @@ impl TryFrom<RunArgs> for Run {
             ));
         }
         let sandbox = raw.sandbox.then(|| raw.allow_read.into_iter().map(PathBuf::from).collect());
-        let (only, broker) = (raw.only, raw.broker);
-        Ok(Self { socket, agent, named, file: raw.env_file, only, broker, sandbox })
+        let (only, proxy) = (raw.only, raw.proxy.then_some(raw.strict));
+        Ok(Self { socket, agent, named, file: raw.env_file, only, broker, proxy, sandbox })
     }
 }
 
@@ -227,7 +248,7 @@ impl Run {
         self,
         context: &Context<'_>,
     ) -> Result<(AgentIdentity, Variables), CliError> {
-        let Self { socket, agent, named, file, only, broker: _, sandbox: _ } = self;
+        let Self { socket, agent, named, file, only, broker: _, proxy: _, sandbox: _ } = self;
         let source = Source::open(context, socket, agent).await?;
         let project = source.defaults(context).await?;
         for (name, _) in &project.variables {

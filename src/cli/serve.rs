@@ -29,9 +29,10 @@ use crate::core::problem::Problem;
             --oidc-allow names, or, without it, whoever signs in first, who owns the backend from \
             then on. A client secret, which Google wants, is handed to every client, and is no \
             secret. See docs/sign-in.md.",
-    note = "--service says where the gateway finds a service: one that it does not know, whose key \
-            goes as Authorization: Bearer, or one of the catalog's in another place. An address \
-            that is private is asked only so. See docs/gateway.md.",
+    note = "--service says where the gateway finds a service: one that it does not know, or one of \
+            the catalog's in another place. An address that is private is asked only so. Behind a \
+            comma stands how its key is sent, unless that is as a bearer token: basic=USER, \
+            header=NAME, query=NAME and more, which docs/gateway.md lists.",
     note = "Keys are made at services' own addresses (agentkeys provisioner set --way api). Only \
             the user who runs the backend may have it ask another one; all others, those that \
             --provider-url names.",
@@ -81,7 +82,7 @@ pub struct ServeArgs {
     #[argh(option, arg_name = "url")]
     provider_url: Vec<String>,
     /// where a service is that agents use by the gateway; may be given again
-    #[argh(option, arg_name = "name=url")]
+    #[argh(option, arg_name = "name=url[,how]")]
     service: Vec<String>,
     /// read the passphrase from this file descriptor
     #[argh(option, arg_name = "number")]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod beside;
+pub mod bundle;
 pub mod config;
 pub mod connect;
 pub mod doctor;

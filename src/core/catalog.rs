@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::budget::Price;
 use super::identity::ServiceName;
@@ -31,6 +31,9 @@ pub struct Service {
     pub bases: BTreeMap<String, String>,
     /// How the key travels in a request.
     pub sent: Sent,
+    /// The user whose password it is in git's own requests, where those want it otherwise.
+    #[serde(default)]
+    pub git: Option<String>,
     /// Endpoints that make or show keys, which no request reaches unless a rule of the credential
     /// names it.
     #[serde(default)]
@@ -99,7 +102,7 @@ pub struct Setting {
 }
 
 /// How a key travels in a request. `{}` stands for the key.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Sent {
     /// In a header.
@@ -122,7 +125,7 @@ pub enum Sent {
     /// As HTTP Basic authentication, with the key as the password.
     Basic {
         /// The user's name; absent where it differs by account.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<String>,
     },
     /// Not at all: the request is signed with it, by the scheme of this name.
@@ -143,6 +146,30 @@ pub struct KeyShape {
     /// Greatest length in bytes.
     #[serde(default)]
     pub max: Option<usize>,
+}
+
+impl Sent {
+    /// What a service that is in no catalog is taken to want.
+    pub fn bearer() -> Self {
+        Self::Header { name: "Authorization".to_owned(), value: "Bearer {}".to_owned() }
+    }
+}
+
+impl Service {
+    /// How the key travels in a request to that path and query.
+    pub fn sent_to(&self, target: &str) -> Sent {
+        match &self.git {
+            Some(user) if is_git(target) => Sent::Basic { user: Some(user.clone()) },
+            _ => self.sent.clone(),
+        }
+    }
+}
+
+/// Whether a request is one of git's (gitprotocol-http(5)) or of its large file storage.
+fn is_git(target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    let ends = ["/info/refs", "/git-upload-pack", "/git-receive-pack"];
+    ends.iter().any(|end| path.ends_with(end)) || path.contains("/info/lfs/")
 }
 
 static CATALOG: LazyLock<Vec<Service>> = LazyLock::new(|| {
@@ -308,6 +335,25 @@ mod tests {
             assert_eq!(variable_for(&service(name)), variable);
             assert!(is_variable(variable));
         }
+    }
+
+    #[test]
+    fn gits_own_requests_carry_the_key_as_a_password() {
+        let github = find(&service("github")).unwrap();
+        let basic = Sent::Basic { user: Some("x-access-token".to_owned()) };
+        for target in [
+            "/a/b.git/info/refs?service=git-upload-pack",
+            "/a/b/git-upload-pack",
+            "/a/b.git/git-receive-pack",
+            "/a/b.git/info/lfs/objects/batch",
+        ] {
+            assert_eq!(github.sent_to(target), basic, "{target}");
+        }
+        for target in ["/user", "/repos/a/b?x=/info/refs", "/a/b/git-upload-packs"] {
+            assert_eq!(github.sent_to(target), github.sent, "{target}");
+        }
+        let openai = find(&service("openai")).unwrap();
+        assert_eq!(openai.sent_to("/a/b/info/refs"), openai.sent);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::catalog::Sent;
 use super::identity::{AgentIdentity, ServiceName};
 use super::otp::{Otp, PairCode};
 use super::problem::Problem;
@@ -37,6 +38,9 @@ pub struct RequestHead {
     pub agent_id: AgentIdentity,
     /// Of which service.
     pub service: ServiceName,
+    /// Which of the service's hosts, with its port unless that is 443; absent: the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// The method.
     pub method: String,
     /// Path and query, as the program wrote them.
@@ -45,6 +49,22 @@ pub struct RequestHead {
     pub headers: Vec<Field>,
     /// Whether a body comes after this head.
     pub body: bool,
+    /// Whether it asks for a WebSocket: the bodies are the bytes of both directions then, if the
+    /// service agrees (101).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub websocket: bool,
+}
+
+/// Where a service is, and how its key travels: what stands beside a program has to know both.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicePlace {
+    /// Which service.
+    pub service: ServiceName,
+    /// Its hosts, each with its port unless that is 443; none where nobody knows them.
+    pub hosts: Vec<String>,
+    /// How the key travels in a request.
+    pub sent: Sent,
 }
 
 /// What the service answered.
@@ -188,10 +208,12 @@ mod tests {
         RequestHead {
             agent_id: "my-agent".parse().unwrap(),
             service: "openai".parse().unwrap(),
+            host: None,
             method: "POST".into(),
             target: "/v1/chat/completions".into(),
             headers: vec![("accept".into(), "*/*".into())],
             body: true,
+            websocket: false,
         }
     }
 

@@ -72,11 +72,13 @@ async fn request(stream: &mut BufReader<TcpStream>) -> Option<String> {
 async fn ask(backend: &HttpBackend, target: &str) -> Answer<ServiceBody> {
     let head = RequestHead {
         agent_id: "my-agent".parse().unwrap(),
+        host: None,
         service: "openai".parse().unwrap(),
         method: "GET".into(),
         target: target.into(),
         headers: Vec::new(),
         body: false,
+        websocket: false,
     };
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let session = SessionToken::child(&[7; 32]);

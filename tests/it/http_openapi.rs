@@ -175,7 +175,7 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
                 String::new(),
                 json!({"agent_id": "a", "scope": {"services": ["x"], "read_only": true}}),
             ),
-            Route::CredentialList | Route::CredentialReadAll => {
+            Route::CredentialList | Route::CredentialReadAll | Route::GatewayPlaces => {
                 (session.expose(), "?agent_id=a".to_owned(), Value::Null)
             }
             Route::CredentialStore => {

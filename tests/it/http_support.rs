@@ -3,13 +3,17 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agentkeys::backend::http::{self, Limits, ListenAddress, Listener, MakeBackend, Stopped};
+use agentkeys::backend::http::{
+    self, Forward, Forwarded, Limits, ListenAddress, Listener, MakeBackend, Served, Stopped,
+};
 use agentkeys::backend::peer::Peer;
 use agentkeys::core::audit::{Action, Actor, Entry, Event, GENESIS, Head, Outcome, Role};
 use agentkeys::core::auth_request::{Details, Kind, Pair};
 use agentkeys::core::backend::*;
 use agentkeys::core::budget::{Budget, Spent};
+use agentkeys::core::catalog::Sent;
 use agentkeys::core::decision::{Decision, Granted, Verdict};
+use agentkeys::core::gateway::{RequestHead, ServicePlace};
 use agentkeys::core::identity::{AgentIdentity, Alias, ServiceName};
 use agentkeys::core::otp::PairCode;
 use agentkeys::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
@@ -745,6 +749,28 @@ impl AccountBackend for Fake {
     }
 }
 
+/// A gateway that knows where services are, and asks none.
+struct NoService;
+
+#[async_trait]
+impl Forward for NoService {
+    fn place(&self, service: &ServiceName) -> ServicePlace {
+        let hosts = vec!["openrouter.ai".to_owned(), "keys.example:8443".to_owned()];
+        ServicePlace { service: service.clone(), hosts, sent: Sent::bearer() }
+    }
+
+    async fn forward(
+        self: Arc<Self>,
+        _: Peer,
+        _: SessionToken,
+        _: RequestHead,
+        _: Vec<u8>,
+        _: hyper::body::Incoming,
+    ) -> Answer<Forwarded> {
+        Err(Problem::internal())
+    }
+}
+
 /// A server that runs until it is stopped, or the test's runtime ends.
 pub struct Server {
     pub address: ListenAddress,
@@ -752,7 +778,6 @@ pub struct Server {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Stopped>,
 }
-
 impl Server {
     /// On a free TCP port.
     pub fn tcp(limits: Limits) -> Self {
@@ -796,7 +821,8 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            http::run(vec![listener], make, limits, stopped).await.unwrap()
+            let served = Served { make_backend: make, gateway: Some(Arc::new(NoService)) };
+            http::run(vec![listener], served, limits, stopped).await.unwrap()
         });
         Self { address, calls, stop, task }
     }

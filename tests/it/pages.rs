@@ -31,6 +31,7 @@ const PLACEHOLDERS: &[(&str, &str)] = &[
     ("python agent.py", "python3 agent.py"),
     ("-- program", "-- true"),
     ("npm start", "true"),
+    ("git clone https://github.com/me/private", "true"),
     ("run bench", "run my-agent"),
     ("read bench", "read my-agent"),
     ("\"who asks\"", "you"),

@@ -16,11 +16,6 @@ use crate::core::secret::SecretBytes;
 const CREDENTIAL_HEADERS: [&str; 5] =
     ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
-/// What a service that is in no catalog is taken to want.
-pub fn bearer() -> Sent {
-    Sent::Header { name: "Authorization".to_owned(), value: "Bearer {}".to_owned() }
-}
-
 fn unfit(service: &ServiceName, why: &str) -> Problem {
     Problem::new(
         Code::Invalid,
@@ -130,6 +125,8 @@ pub fn inject(
             let encoded = percent_encoded(key);
             // Some services' keys have a colon, which a path may hold as it is.
             let encoded = Zeroizing::new(encoded.replace("%3A", ":"));
+            // The target begins with the slash that the template ends with.
+            let after = after.strip_suffix('/').unwrap_or(after);
             target = Zeroizing::new(format!("{before}{}{after}{}", *encoded, *target));
         }
         Sent::Signed(scheme) => {
@@ -171,7 +168,7 @@ mod tests {
             ("x-api-key", "c"),
             ("accept", "d"),
         ];
-        let (headers, target) = put(&bearer(), "KEY", &sent, "/v1?a=b").unwrap();
+        let (headers, target) = put(&Sent::bearer(), "KEY", &sent, "/v1?a=b").unwrap();
         assert_eq!(target, "/v1?a=b");
         assert_eq!(headers.get_all("authorization").iter().collect::<Vec<_>>(), ["Bearer KEY"]);
         assert!(!headers.contains_key("x-api-key") && headers.contains_key("accept"));
@@ -192,8 +189,11 @@ mod tests {
         ] {
             assert_eq!(put(&query, "K&e/y", &[], target).unwrap().1, sent);
         }
-        let path = Sent::Path { begin: "/bot{}".into() };
-        assert_eq!(put(&path, "12:a/b", &[], "/getMe?x=1").unwrap().1, "/bot12:a%2Fb/getMe?x=1");
+        for begin in ["/bot{}", "/bot{}/"] {
+            let path = Sent::Path { begin: begin.into() };
+            let (_, target) = put(&path, "12:a/b", &[], "/getMe?x=1").unwrap();
+            assert_eq!(target, "/bot12:a%2Fb/getMe?x=1");
+        }
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_key_that_could_end_its_header_is_refused_and_not_told() {
-        let problem = put(&bearer(), "a\r\nx: SECRET", &[], "/").unwrap_err();
+        let problem = put(&Sent::bearer(), "a\r\nx: SECRET", &[], "/").unwrap_err();
         assert_eq!(problem.code, Code::Invalid);
         assert!(!format!("{problem:?}").contains("SECRET"));
         assert!(put(&Sent::Signed("aws4".into()), "k", &[], "/").is_err());

@@ -4,6 +4,7 @@
 //! Must never send a key in the clear, to another host than its service's, or before its use is on
 //! record; follow a redirect; or hand on an answer that shows the key.
 mod address;
+mod destination;
 mod exchange;
 mod held;
 mod inject;
@@ -11,6 +12,7 @@ mod meter;
 mod places;
 mod scrub;
 mod upstream;
+mod websocket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
@@ -26,31 +28,37 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue,
-    TRANSFER_ENCODING,
+    SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING,
 };
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 
+pub use self::destination::Own;
+use self::destination::{Destination, Destinations};
 use self::exchange::Relayed;
 use self::meter::Meter;
 use self::places::{Place, Places};
 use self::scrub::Scrubber;
 use self::upstream::{NotConnected, Upstream};
+use self::websocket::Socket;
 use super::http::{Forward, Forwarded};
 use super::peer::Peer;
 use super::vault::{InUse, Purpose, Taken, Vault};
-use crate::core::catalog::{self, Sent};
+use crate::core::catalog::Sent;
 use crate::core::gateway::{
-    Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
+    Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, ServicePlace, field_bytes, field_text,
+    is_hop_by_hop,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::rule::Path;
 use crate::core::token::SessionToken;
-use crate::web::{Prefixed, Trust, Url};
+use crate::web::{Prefixed, Trust};
 
 /// Longest that a service may take until its answer begins. Models think for minutes.
 const UNTIL_ANSWER: Duration = Duration::from_secs(600);
+/// Longest until a connection is a WebSocket, after the service has agreed.
+const UNTIL_UPGRADED: Duration = Duration::from_secs(10);
 /// Most characters of a path that go on record.
 const MOST_RECORDED: usize = 160;
 
@@ -61,44 +69,21 @@ type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 pub struct Gateway {
     vault: Vault,
     upstream: Upstream,
-    own: BTreeMap<ServiceName, Url>,
+    destinations: Destinations,
     places: Places,
-}
-
-/// Where a service is, and how a key travels there.
-struct Location {
-    authority: String,
-    sent: Sent,
 }
 
 impl Gateway {
     /// Over a vault; `own` are services that the operator gave an address.
-    pub fn new(vault: Vault, own: BTreeMap<ServiceName, Url>) -> Self {
+    pub fn new(vault: Vault, own: BTreeMap<ServiceName, Own>) -> Self {
         Self::trusting(vault, own, None)
     }
 
     /// The same, believing these and not whom this machine trusts.
-    pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Url>, trust: Option<Trust>) -> Self {
-        let named: BTreeSet<String> =
-            own.values().map(|url| format!("{}:{}", url.host, url.port)).collect();
-        Self { vault, upstream: Upstream::new(trust, named), own, places: Places::default() }
-    }
-
-    fn location(&self, service: &ServiceName) -> Answer<Location> {
-        let known = catalog::find(service);
-        let sent = known.map_or_else(inject::bearer, |entry| entry.sent.clone());
-        if let Some(url) = self.own.get(service) {
-            return Ok(Location { authority: url.authority(), sent });
-        }
-        match known.and_then(|entry| entry.hosts.first()) {
-            Some(host) => Ok(Location { authority: host.clone(), sent }),
-            None => Err(Problem::new(
-                Code::Invalid,
-                format!("the gateway does not know where {service} is"),
-                "it is not in the catalog, and this backend's operator gave it no address",
-                format!("agentkeys serve --service {service}=https://HOST"),
-            )),
-        }
+    pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Own>, trust: Option<Trust>) -> Self {
+        let destinations = Destinations::new(own);
+        let upstream = Upstream::new(trust, destinations.named());
+        Self { vault, upstream, destinations, places: Places::default() }
     }
 }
 
@@ -187,6 +172,14 @@ fn not_answered(service: &ServiceName, authority: &str, cause: String) -> Proble
     Problem::new(Code::Unavailable, detail, cause, fix)
 }
 
+/// What goes to the service besides the head.
+enum Outgoing {
+    Nothing,
+    Body(RequestBody),
+    /// Of a WebSocket, once the service has agreed.
+    Frames(Prefixed<Incoming>),
+}
+
 /// A request that was found to be in order, but for whether it may be sent.
 struct Asked {
     service: ServiceName,
@@ -200,6 +193,10 @@ struct Asked {
 
 #[async_trait]
 impl Forward for Gateway {
+    fn place(&self, service: &ServiceName) -> ServicePlace {
+        self.destinations.place(service)
+    }
+
     async fn forward(
         self: Arc<Self>,
         peer: Peer,
@@ -213,16 +210,21 @@ impl Forward for Gateway {
             return Err(bad("method", "CONNECT and TRACE do not go through the gateway"));
         }
         checked_target(&head.target)?;
-        let headers = headers_of(&head.headers, head.body)?;
-        let Location { authority, sent } = self.location(&head.service)?;
+        let mut headers = headers_of(&head.headers, head.body)?;
+        let host = head.host.as_deref();
+        let Destination { authority, sent } =
+            self.destinations.find(&head.service, host, &head.target)?;
         let path = Path::plain(&head.target)
             .map_err(|why| bad("target", &format!("its path is not in its plain form: {why}")))?;
         no_other_meaning(&headers)?;
+        if head.websocket {
+            websocket::ask(&method, &mut headers)?;
+        }
         let what = in_short(&method, &authority, &head.target);
         // Before anything goes on record: what is turned away here was not used. By another's id
         // nobody takes a place, since that is the hash of the whole token.
         let place = self.places.enter(session.id())?;
-        let RequestHead { agent_id: agent, service, target, body: has_body, .. } = head;
+        let RequestHead { agent_id: agent, service, target, body: has_body, websocket, .. } = head;
         let purpose = Purpose {
             agent,
             service: service.clone(),
@@ -235,19 +237,26 @@ impl Forward for Gateway {
         let using = match self.vault.use_credential(peer.clone(), &session, &purpose).await? {
             Taken::InUse(using) => using,
             Taken::Asks => {
-                let whole = held::whole(first, body, has_body).await?;
-                let act = held::act(&asked.authority, &asked.target, &asked.headers, &whole)?;
-                let body = move || match has_body {
-                    true => Full::new(whole).map_err(|never| match never {}).boxed_unsync(),
-                    false => no_body(),
+                // What goes over a WebSocket later is not what is asked about.
+                let (whole, outgoing) = if websocket {
+                    (Bytes::new(), Outgoing::Frames(Prefixed::new(first, body)))
+                } else {
+                    let whole = held::whole(first, body, has_body).await?;
+                    let sent = Full::new(whole.clone()).map_err(|never| match never {});
+                    let outgoing = match has_body {
+                        true => Outgoing::Body(sent.boxed_unsync()),
+                        false => Outgoing::Nothing,
+                    };
+                    (whole, outgoing)
                 };
+                let act = held::act(&asked.authority, &asked.target, &asked.headers, &whole)?;
                 return match self.vault.hold(peer, &session, purpose, act).await? {
-                    Ok(using) => self.ask(asked, using, body()).await,
+                    Ok(using) => self.ask(asked, using, outgoing).await,
                     Err(waiting) => {
                         let held = waiting.held().clone();
                         let later = async move {
                             let using = waiting.answer().await?;
-                            match self.ask(asked, using, body()).await? {
+                            match self.ask(asked, using, outgoing).await? {
                                 Forwarded::Answered(head, body) => Ok((head, body)),
                                 Forwarded::Held(..) => Err(Problem::internal()),
                             }
@@ -257,13 +266,15 @@ impl Forward for Gateway {
                 };
             }
         };
-        let body = match has_body {
-            true => Limited::new(Prefixed::new(first, body), MAX_BODY)
-                .map_err(io::Error::other)
-                .boxed_unsync(),
-            false => no_body(),
+        let streamed = Prefixed::new(first, body);
+        let outgoing = match (websocket, has_body) {
+            (true, _) => Outgoing::Frames(streamed),
+            (false, true) => Outgoing::Body(
+                Limited::new(streamed, MAX_BODY).map_err(io::Error::other).boxed_unsync(),
+            ),
+            (false, false) => Outgoing::Nothing,
         };
-        self.ask(asked, using, body).await
+        self.ask(asked, using, outgoing).await
     }
 }
 
@@ -284,7 +295,7 @@ fn counted(body: RequestBody, sent: Arc<AtomicU64>) -> RequestBody {
 
 impl Gateway {
     /// Asks the service.
-    async fn ask(&self, asked: Asked, using: Box<InUse>, body: RequestBody) -> Answer<Forwarded> {
+    async fn ask(&self, asked: Asked, using: Box<InUse>, outgoing: Outgoing) -> Answer<Forwarded> {
         let Asked { service, authority, sent, method, target, mut headers, place } = asked;
         let target = inject::inject(&service, &sent, &using.secret, &mut headers, &target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
@@ -294,6 +305,11 @@ impl Gateway {
         drop(using.secret);
 
         let mut meter = using.charge.map(Meter::new);
+        let (body, frames) = match outgoing {
+            Outgoing::Nothing => (no_body(), None),
+            Outgoing::Body(body) => (body, None),
+            Outgoing::Frames(frames) => (no_body(), Some(frames)),
+        };
         let body = match &meter {
             None => body,
             Some(meter) => counted(body, meter.sent()),
@@ -302,19 +318,27 @@ impl Gateway {
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let mut standing = using.standing;
+        let mut right = using.standing;
+        let asking = async {
+            match &frames {
+                Some(_) => self.upstream.upgrade(request).await,
+                None => self.upstream.send(request).await.map_err(|error| why(&error)),
+            }
+        };
         let answered = tokio::select! {
-            answered = tokio::time::timeout(UNTIL_ANSWER, self.upstream.send(request)) => answered,
-            problem = standing.lost() => return Err(problem),
+            answered = tokio::time::timeout(UNTIL_ANSWER, asking) => answered,
+            problem = right.lost() => return Err(problem),
         };
         let late = format!("its answer did not begin within {} seconds", UNTIL_ANSWER.as_secs());
         let answered = answered.map_err(|_| not_answered(&service, &authority, late))?;
-        let response = answered.map_err(|error| {
+        let mut response = answered.map_err(|why| {
             if let Some(meter) = &mut meter {
                 meter.forget();
             }
-            not_answered(&service, &authority, why(&error))
+            not_answered(&service, &authority, why)
         })?;
+        let frames = frames.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        let upgraded = hyper::upgrade::on(&mut response);
 
         let (parts, body) = response.into_parts();
         if let Some(meter) = &mut meter {
@@ -334,7 +358,14 @@ impl Gateway {
             status: parts.status.as_u16(),
             headers: answer_fields(&parts.headers, &scrubber),
         };
-        let body = Relayed::new(body, scrubber, standing, meter, place).boxed_unsync();
+        let Some(frames) = frames else {
+            let body = Relayed::new(body, scrubber, right, meter, place).boxed_unsync();
+            return Ok(Forwarded::Answered(head, body));
+        };
+        let upgraded = tokio::time::timeout(UNTIL_UPGRADED, upgraded).await;
+        let broken = || not_answered(&service, &authority, "it agreed and hung up".to_owned());
+        let upgraded = upgraded.map_err(|_| broken())?.map_err(|_| broken())?;
+        let body = Socket::new(upgraded, frames, scrubber, right, place).boxed_unsync();
         Ok(Forwarded::Answered(head, body))
     }
 }
@@ -345,7 +376,9 @@ fn is_encoded(headers: &HeaderMap) -> bool {
         let values = headers.get_all(name).iter();
         values.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
     };
-    other(CONTENT_ENCODING, "identity") || other(TRANSFER_ENCODING, "chunked")
+    other(CONTENT_ENCODING, "identity")
+        || other(TRANSFER_ENCODING, "chunked")
+        || headers.contains_key(SEC_WEBSOCKET_EXTENSIONS)
 }
 
 /// The service's headers, without those that belong to its connection, and without the key.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+use hyper::header::{HOST, HeaderValue};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Request, Response, Uri, body::Incoming};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -36,7 +37,10 @@ const MOST_ADDRESSES: usize = 8;
 pub type OutBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Asks services.
-pub struct Upstream(Client<Connector, OutBody>);
+pub struct Upstream {
+    client: Client<Connector, OutBody>,
+    dialer: Arc<Dialer>,
+}
 
 /// Why there is no connection; words for a person, and nothing of the request.
 #[derive(Debug, thiserror::Error)]
@@ -65,19 +69,44 @@ impl Upstream {
     /// Goes also to private addresses of hosts that are `named`, by name and port.
     pub fn new(trust: Option<Trust>, named: BTreeSet<String>) -> Self {
         let trust = trust.map_or_else(OnceLock::new, OnceLock::from);
-        let connector = Connector(Arc::new(Dialer { trust, named }));
+        let dialer = Arc::new(Dialer { trust, named });
+        let connector = Connector(Arc::clone(&dialer));
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(KEEP_IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .build(connector);
-        Self(client)
+        Self { client, dialer }
     }
 
     /// Sends a request; the answer's body is still to come.
     pub async fn send(&self, request: Request<OutBody>) -> Result<Response<Incoming>, Error> {
-        self.0.request(request).await
+        self.client.request(request).await
+    }
+
+    /// Sends a request that asks for another protocol, over a connection of its own, and over
+    /// HTTP/1.1: what comes after the answer is no HTTP any more.
+    ///
+    /// # Errors
+    /// Why there is no answer; nothing of the request is in it.
+    pub async fn upgrade(
+        &self,
+        mut request: Request<OutBody>,
+    ) -> Result<Response<Incoming>, String> {
+        let broken = |_| "the connection broke before an answer came".to_owned();
+        let uri = std::mem::take(request.uri_mut());
+        let host = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let host = HeaderValue::try_from(host).map_err(|_| "its name is none".to_owned())?;
+        request.headers_mut().insert(HOST, host);
+        let target = uri.path_and_query().cloned();
+        *request.uri_mut() = target.map(Uri::from).unwrap_or_default();
+        let dialled = tokio::time::timeout(CONNECT, self.dialer.dial(uri, &[b"http/1.1"])).await;
+        let stream = dialled.unwrap_or(Err(NotConnected::Late)).map_err(|why| why.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(stream).await.map_err(broken)?;
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(broken)
     }
 }
 
@@ -95,7 +124,7 @@ impl Dialer {
         Ok(self.trust.get_or_init(|| machine).clone())
     }
 
-    async fn dial(&self, uri: Uri) -> Result<Stream, NotConnected> {
+    async fn dial(&self, uri: Uri, alpn: &[&[u8]]) -> Result<Stream, NotConnected> {
         let unreachable = |error: io::Error| NotConnected::Unreachable(words(&error));
         let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
         let (host, port) = url::split(authority)
@@ -123,8 +152,7 @@ impl Dialer {
             match tokio::time::timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     stream.set_nodelay(true).map_err(unreachable)?;
-                    let secured =
-                        handshake::client(&trust, &host, &[b"h2", b"http/1.1"], stream).await;
+                    let secured = handshake::client(&trust, &host, alpn, stream).await;
                     let secured = secured
                         .map_err(|refused| NotConnected::NotBelieved(refused.why.to_string()))?;
                     let is_h2 = secured.alpn.as_deref() == Some(b"h2");
@@ -153,7 +181,8 @@ impl tower_service::Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let dialer = Arc::clone(&self.0);
         Box::pin(async move {
-            let dialled = tokio::time::timeout(CONNECT, dialer.dial(uri)).await;
+            let dialled =
+                tokio::time::timeout(CONNECT, dialer.dial(uri, &[b"h2", b"http/1.1"])).await;
             dialled.unwrap_or(Err(NotConnected::Late))
         })
     }

@@ -1,5 +1,6 @@
-//! `POST /gateway/forward`: a request inside a request, both as streams. Everything but the bytes'
-//! way is the gateway's; see [`crate::core::gateway`] for what the bodies are.
+//! `POST /gateway/forward`: a request inside a request, both as streams; and `GET /gateway/places`.
+//! Everything but the bytes' way is the gateway's; see [`crate::core::gateway`] for what the bodies
+//! are.
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -17,14 +18,18 @@ use hyper::http::request::Parts;
 
 use super::call::{Bearer, Call};
 use super::guard;
+use super::reply::Reply;
 use super::service::{Connection, Logged, WIRE_NUMBER};
 use crate::backend::peer::Peer;
+use crate::core::backend::AccountBackend;
 use crate::core::gateway::{
-    AnswerHead, Decoder, HeadError, Held, MEDIA_TYPE, RequestHead, ResponseHead, encode,
+    AnswerHead, Decoder, HeadError, Held, MEDIA_TYPE, RequestHead, ResponseHead, ServicePlace,
+    encode,
 };
+use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::SessionToken;
-use crate::core::wire::WIRE_HEADER;
+use crate::core::wire::{self, WIRE_HEADER};
 use crate::web::Prefixed;
 
 /// The body of a service's answer, on its way.
@@ -47,6 +52,9 @@ pub type Later = Pin<Box<dyn Future<Output = Answer<(ResponseHead, AnswerBody)>>
 /// Whoever asks services.
 #[async_trait]
 pub trait Forward: Send + Sync {
+    /// Where a service is, and how its key travels.
+    fn place(&self, service: &ServiceName) -> ServicePlace;
+
     /// Asks a service, and gives its answer's head once it is there, or says that it waits. `first` is what of the
     /// program's body came along with its head.
     async fn forward(
@@ -57,6 +65,32 @@ pub trait Forward: Send + Sync {
         first: Vec<u8>,
         body: Incoming,
     ) -> Answer<Forwarded>;
+}
+
+/// `GET /gateway/places`: of which agent.
+pub struct Action(SessionToken, AgentIdentity);
+
+/// `GET /gateway/places`.
+pub fn places(call: &Call<'_>) -> Answer<Action> {
+    Ok(Action(call.session()?, call.fields(["agent_id"])?.required("agent_id")?))
+}
+
+impl Action {
+    /// The places of the services that the agent has keys of, for whoever may list those.
+    pub async fn apply(
+        self,
+        backend: &dyn AccountBackend,
+        gateway: Option<&dyn Forward>,
+    ) -> Answer<Reply> {
+        let Some(gateway) = gateway else { return Err(no_gateway()) };
+        let held = backend.list_credentials(&self.0, &self.1).await?;
+        let places = held.iter().map(|one| gateway.place(&one.service)).collect();
+        Reply::json(&wire::GatewayPlaces { places })
+    }
+}
+
+fn no_gateway() -> Problem {
+    Problem::new(Code::NotFound, "no gateway", "this backend has none", "ask another backend")
 }
 
 /// What a request's answer begins with, and what comes after that.
@@ -82,8 +116,7 @@ pub async fn exchange(
     call.without_query()?;
     let session = call.session()?;
     let Some(gateway) = connection.shared.served.gateway.clone() else {
-        let cause = "this backend has none";
-        return Err(Problem::new(Code::NotFound, "no gateway", cause, "ask another backend"));
+        return Err(no_gateway());
     };
     let late = || {
         Problem::new(

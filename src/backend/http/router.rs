@@ -2,8 +2,8 @@
 use super::call::Call;
 use super::reply::Reply;
 use super::{
-    agent, audit, auth_request, credential, identity, meta, payment, presence, provider,
-    rendezvous, session,
+    Forward, agent, audit, auth_request, credential, gateway, identity, meta, payment, presence,
+    provider, rendezvous, session,
 };
 use crate::core::backend::AccountBackend;
 use crate::core::problem::{Answer, Code, Problem};
@@ -33,6 +33,8 @@ pub enum Action {
     Presence(presence::Action),
     /// See [`provider`].
     Provider(provider::Action),
+    /// See [`gateway`].
+    Gateway(gateway::Action),
 }
 
 /// Why there is no endpoint.
@@ -93,6 +95,7 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
         Route::CredentialReadAll => Action::Credential(credential::read_all(call)?),
         Route::CredentialInject => Action::Credential(credential::inject(call)?),
         Route::CredentialTerms => Action::Credential(credential::terms(call)?),
+        Route::GatewayPlaces => Action::Gateway(gateway::places(call)?),
         Route::CredentialDelete => Action::Credential(credential::delete(call)?),
         Route::CredentialRollBack => Action::Credential(credential::roll_back(call)?),
         Route::CredentialTeardown => Action::Credential(credential::teardown(call)?),
@@ -128,9 +131,14 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
 }
 
 impl Action {
-    /// Does it.
-    pub async fn apply(self, backend: &dyn AccountBackend) -> Answer<Reply> {
+    /// Does it; `gateway` knows where services are.
+    pub async fn apply(
+        self,
+        backend: &dyn AccountBackend,
+        gateway: Option<&dyn Forward>,
+    ) -> Answer<Reply> {
         match self {
+            Self::Gateway(action) => action.apply(backend, gateway).await,
             Self::Meta(action) => action.apply(backend).await,
             Self::Session(action) => action.apply(backend).await,
             Self::Agent(action) => action.apply(backend).await,

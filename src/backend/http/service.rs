@@ -238,8 +238,9 @@ async fn perform(
     let deadline = (started + shared.limits.request_time).into();
     // One backend a request, so that its head is this call's.
     let backend = (shared.served.make_backend)(connection.peer.clone(), proof);
+    let gateway = shared.served.gateway.clone();
     let work = async move {
-        let answer = action.apply(&*backend).await;
+        let answer = action.apply(&*backend, gateway.as_deref()).await;
         (answer, backend.last_head())
     };
     let late = |_| Err(too_late(route));

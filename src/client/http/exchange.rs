@@ -12,15 +12,18 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::ask::Ask;
 use super::pool::Pool;
 use super::sender::Sender;
 use super::{HttpBackend, connect};
 use crate::core::gateway::{
-    AnswerHead, Decoder, HeadError, Held, MEDIA_TYPE, PATH, RequestHead, ResponseHead, encode,
+    AnswerHead, Decoder, HeadError, Held, MEDIA_TYPE, PATH, RequestHead, ResponseHead,
+    ServicePlace, encode,
 };
+use crate::core::identity::AgentIdentity;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::SessionToken;
-use crate::core::wire::{WIRE_HEADER, WIRE_VERSION};
+use crate::core::wire::{self, Route, WIRE_HEADER, WIRE_VERSION};
 use crate::web::{Prefixed, wiped};
 
 /// A program's body on its way.
@@ -61,6 +64,20 @@ fn broken(backend: &HttpBackend, why: &str) -> Problem {
 }
 
 impl HttpBackend {
+    /// Where an agent's services are, and how their keys travel.
+    ///
+    /// # Errors
+    /// What the backend says, or that it does not answer.
+    pub async fn gateway_places(
+        &self,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+    ) -> Answer<Vec<ServicePlace>> {
+        // The token leaves here, for the one server that it is for.
+        let ask = Ask::new(Route::GatewayPlaces).bearer(session.expose());
+        Ok(self.get::<wire::GatewayPlaces>(ask.field("agent_id", agent)).await?.places)
+    }
+
     /// Asks a service through the backend, as the agent whose session it is.
     /// `held` is told when the request waits for an approval, before the answer is there.
     ///

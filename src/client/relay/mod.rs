@@ -1,10 +1,17 @@
 //! The gateway's end beside a program: a listener on loopback that takes the program's requests by
-//! their placeholder, and hands them to the backend, which puts the key in. No key comes here.
+//! their placeholder, and hands them to the backend, which puts the key in; and, for programs that
+//! cannot be told an address, a proxy. No key comes here.
 //!
-//! Must never serve another Unix user, a request without this run's placeholder, or one that shows a
-//! placeholder where none belongs.
+//! Must never serve another Unix user, a request without this run's placeholder or, by the proxy, its
+//! token, or one that shows a placeholder where none belongs.
+mod answer;
+mod authority;
 mod peer;
 mod placeholder;
+mod proxy;
+mod site;
+mod tunnel;
+mod websocket;
 
 use std::convert::Infallible;
 use std::io;
@@ -12,31 +19,33 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING,
+    CONTENT_LENGTH, COOKIE, HOST, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TRANSFER_ENCODING,
 };
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
+use self::answer::{Answered, fields, refusal, response};
 pub use self::placeholder::Placeholder;
-use super::http::{HttpBackend, ServiceBody};
+pub use self::proxy::Proxy;
+use self::site::{HTTPS, Site};
+use super::http::HttpBackend;
 use crate::core::backend::{AccountBackend as _, Minted};
-use crate::core::catalog::{self, Sent};
-use crate::core::gateway::{
-    Field, Held, MAX_FIELDS, RequestHead, ResponseHead, field_bytes, field_text, is_hop_by_hop,
-};
+use crate::core::catalog::Sent;
+use crate::core::gateway::{Held, MAX_FIELDS, RequestHead, ServicePlace};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::{RenewalSecret, SessionToken};
 use crate::core::types::{SessionId, Timestamp};
 use crate::harden;
+pub use crate::web::Host;
 
 /// Longest until a request's head is there.
 const HEAD_TIME: Duration = Duration::from_secs(15);
@@ -56,6 +65,8 @@ pub struct Brokered {
     /// What the program has in place of its key.
     pub placeholder: Placeholder,
     sent: Sent,
+    /// Where its own hosts are, if its key can be sent at all.
+    sites: Vec<Site>,
 }
 
 impl Brokered {
@@ -63,10 +74,13 @@ impl Brokered {
     ///
     /// # Errors
     /// The system has no randomness.
-    pub fn new(service: ServiceName) -> Answer<Self> {
-        let bearer = || Sent::Header { name: "Authorization".into(), value: "Bearer {}".into() };
-        let sent = catalog::find(&service).map_or_else(bearer, |entry| entry.sent.clone());
-        Ok(Self { placeholder: Placeholder::new(&service)?, service, sent })
+    pub fn new(place: ServicePlace) -> Answer<Self> {
+        let ServicePlace { service, hosts, sent } = place;
+        let sites = match sent {
+            Sent::Signed(_) => Vec::new(),
+            _ => hosts.iter().filter_map(|host| Site::read(host, HTTPS)).collect(),
+        };
+        Ok(Self { placeholder: Placeholder::new(&service)?, service, sent, sites })
     }
 }
 
@@ -78,6 +92,7 @@ pub struct Relay {
     token: RwLock<Arc<SessionToken>>,
     kept: Mutex<Kept>,
     services: Vec<Brokered>,
+    proxy: Option<Arc<Proxy>>,
     /// Told what a person should know: a placeholder that was tried elsewhere.
     tell: Box<dyn Fn(&str) + Send + Sync>,
 }
@@ -89,20 +104,28 @@ struct Kept {
     renewal: Option<RenewalSecret>,
 }
 
-type Answered = Either<Full<Bytes>, ServiceBody>;
+/// How the listener's HTTP/1.1 is read.
+fn http1_server() -> http1::Builder {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    server.max_buf_size(MAX_HEAD).max_headers(MAX_FIELDS).half_close(false);
+    server
+}
 
 impl Relay {
-    /// For one run, with a session of its own.
+    /// For one run, with a session of its own, and a proxy if there is to be one.
     pub fn new(
         backend: Arc<HttpBackend>,
         agent: AgentIdentity,
         session: Minted,
         services: Vec<Brokered>,
+        proxy: Option<Proxy>,
         tell: Box<dyn Fn(&str) + Send + Sync>,
     ) -> Arc<Self> {
         let Minted { session, session_id: id, expires_at, renewal, .. } = session;
         let (token, kept) = (RwLock::new(Arc::new(session)), Kept { id, expires_at, renewal });
-        Arc::new(Self { backend, agent, token, kept: Mutex::new(kept), services, tell })
+        let (kept, proxy) = (Mutex::new(kept), proxy.map(Arc::new));
+        Arc::new(Self { backend, agent, token, kept, services, proxy, tell })
     }
 
     /// Serves until it is dropped.
@@ -128,17 +151,14 @@ impl Relay {
                 continue;
             }
             let _ = stream.set_nodelay(true);
-            let relay = Arc::clone(&self);
+            let (relay, place) = (Arc::clone(&self), Arc::new(place));
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
-                    let relay = Arc::clone(&relay);
-                    async move { Ok::<_, Infallible>(relay.answer(request, ours).await) }
+                    let (relay, place) = (Arc::clone(&relay), Arc::clone(&place));
+                    async move { Ok::<_, Infallible>(relay.answer(request, ours, place).await) }
                 });
-                let mut server = http1::Builder::new();
-                server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-                server.max_buf_size(MAX_HEAD).max_headers(MAX_FIELDS).half_close(false);
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
-                drop(place);
+                let served = http1_server().serve_connection(TokioIo::new(stream), service);
+                let _ = served.with_upgrades().await;
             });
         }
     }
@@ -170,44 +190,82 @@ impl Relay {
         self.kept.lock().await.id
     }
 
-    async fn answer(&self, request: Request<Incoming>, ours: SocketAddr) -> Response<Answered> {
-        match self.relay(request, ours).await {
-            Ok(response) => response.map(Either::Right),
-            Err(problem) => refusal(&problem).map(Either::Left),
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        ours: SocketAddr,
+        place: Arc<OwnedSemaphorePermit>,
+    ) -> Response<Answered> {
+        let of_a_proxy = request.method() == Method::CONNECT || request.uri().authority().is_some();
+        if let Some(proxy) = self.proxy.as_ref().filter(|_| of_a_proxy) {
+            return self.answer_as_proxy(proxy, request, ours, place).await;
         }
+        self.relay(request, ours).await.unwrap_or_else(|problem| refusal(&problem))
     }
 
     async fn relay(
         &self,
         request: Request<Incoming>,
         ours: SocketAddr,
-    ) -> Answer<Response<ServiceBody>> {
-        let (parts, body) = request.into_parts();
-        let mut headers = parts.headers;
-        is_for_us(&headers, ours)?;
+    ) -> Answer<Response<Answered>> {
+        let (mut parts, body) = request.into_parts();
+        is_for_us(&parts.headers, ours)?;
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let (brokered, mut target) = self.service_at(target)?;
-        if !brokered.placeholder.take(&brokered.sent, &mut headers, &mut target) {
-            self.misplaced(brokered, &headers, &target)?;
+        let taken = brokered.placeholder.take(&brokered.sent, &mut parts.headers, &mut target);
+        self.misplaced(brokered.service.as_str(), &parts.headers, &target)?;
+        if !taken {
             return Err(no_placeholder(&brokered.service));
         }
-        self.misplaced(brokered, &headers, &target)?;
-        let has_body =
-            headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+        self.exchange(brokered, None, parts, target, body).await
+    }
+
+    /// Hands a request to the backend, which asks the service; `site` is the one of its hosts that
+    /// the program named.
+    async fn exchange(
+        &self,
+        of: &Brokered,
+        site: Option<&Site>,
+        mut parts: Parts,
+        target: String,
+        body: Incoming,
+    ) -> Answer<Response<Answered>> {
+        // The proxy's own token is nobody else's business.
+        parts.headers.remove(PROXY_AUTHORIZATION);
+        join_cookies(&mut parts.headers);
+        // Over HTTP/2 a body comes without a word.
+        let websocket = websocket::asked(&mut parts);
+        let has_body = websocket.is_some()
+            || parts.headers.contains_key(CONTENT_LENGTH)
+            || parts.headers.contains_key(TRANSFER_ENCODING)
+            || !body.is_end_stream();
         let head = RequestHead {
             agent_id: self.agent.clone(),
-            service: brokered.service.clone(),
+            service: of.service.clone(),
+            host: site.map(Site::to_string),
             method: parts.method.as_str().to_owned(),
             target,
-            headers: fields(&headers),
+            headers: fields(&parts.headers),
             body: has_body,
+            websocket: websocket.is_some(),
         };
-        let body = body.map_err(io::Error::other).boxed_unsync();
+        let (asked, body) = match websocket {
+            Some((asked, body)) => {
+                (Some(asked), body.map_err(|never| match never {}).boxed_unsync())
+            }
+            None => (None, body.map_err(io::Error::other).boxed_unsync()),
+        };
         let token = Arc::clone(&self.token.read().unwrap_or_else(PoisonError::into_inner));
         let what = || format!("{} {}{}", head.method, head.service, without_query(&head.target));
         let held = |waits: &Held| (self.tell)(&waits_for_approval(&what(), waits));
-        let (answer, body) = self.backend.forward(&token, &head, body, held).await?;
-        response(&answer, body)
+        let (head, body) = self.backend.forward(&token, &head, body, held).await?;
+        match asked.filter(|_| head.status == 101) {
+            Some(asked) => {
+                let nothing = Empty::new().map_err(|never| match never {});
+                Ok(asked.agreed(response(&head, nothing)?, body))
+            }
+            None => response(&head, body),
+        }
     }
 
     /// The service that a path names, and the path there.
@@ -231,11 +289,11 @@ impl Relay {
 
     /// Refuses a request that has a placeholder of this run where none belongs: in another service's
     /// request, or anywhere but where the key goes.
-    fn misplaced(&self, of: &Brokered, headers: &HeaderMap, target: &str) -> Answer<()> {
+    fn misplaced(&self, to: &str, headers: &HeaderMap, target: &str) -> Answer<()> {
         for one in &self.services {
             let in_headers = headers.values().any(|value| one.placeholder.is_in(value.as_bytes()));
             if in_headers || one.placeholder.is_in(target.as_bytes()) {
-                let (whose, to) = (&one.service, &of.service);
+                let whose = &one.service;
                 (self.tell)(&format!("refused a request to {to} with the placeholder of {whose}"));
                 return Err(Problem::new(
                     Code::Denied,
@@ -275,11 +333,6 @@ fn no_placeholder(service: &ServiceName) -> Problem {
     )
 }
 
-fn fields(headers: &HeaderMap) -> Vec<Field> {
-    let fields = headers.iter();
-    fields.map(|(name, value)| (name.as_str().to_owned(), field_text(value.as_bytes()))).collect()
-}
-
 fn without_query(target: &str) -> &str {
     target.split('?').next().unwrap_or_default()
 }
@@ -290,40 +343,12 @@ fn waits_for_approval(what: &str, held: &Held) -> String {
     format!("{what} waits for approval, {seconds} s: agentkeys approve {pair_code} (OTP {otp})")
 }
 
-/// The service's answer, for the program.
-fn response(head: &ResponseHead, body: ServiceBody) -> Answer<Response<ServiceBody>> {
-    let wrong = || {
-        let cause = "its head is not one of HTTP";
-        Problem::new(Code::Unavailable, "the answer cannot be handed on", cause, "try again")
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| wrong())?;
-    for (name, value) in &head.headers {
-        let name: HeaderName = name.parse().map_err(|_| wrong())?;
-        if is_hop_by_hop(name.as_str()) {
-            continue;
-        }
-        let value = field_bytes(value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
-        response.headers_mut().append(name, value.ok_or_else(wrong)?);
+/// HTTP/2 may send a cookie in pieces, which over HTTP/1.1 is one field (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
     }
-    Ok(response)
-}
-
-/// A refusal, as programs of every service can show it: the words stand also where they look for
-/// them, in `error.message`.
-fn refusal(problem: &Problem) -> Response<Full<Bytes>> {
-    let mut json = serde_json::to_value(problem).unwrap_or_default();
-    let words = format!("{}: {}", problem.detail, problem.cause);
-    if let Some(members) = json.as_object_mut() {
-        let error =
-            serde_json::json!({ "message": words, "type": problem.code, "code": problem.code });
-        members.insert("error".to_owned(), error);
-    }
-    let bytes = serde_json::to_vec(&json).unwrap_or_default();
-    let mut response = Response::new(Full::new(bytes.into()));
-    *response.status_mut() =
-        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let kind = HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
 }

@@ -8,6 +8,7 @@ use crate::core::backend::{
 };
 use crate::core::cbor::CborError;
 use crate::core::encoding::base64_bytes;
+use crate::core::gateway::ServicePlace;
 use crate::core::identity::ServiceName;
 use crate::core::otp::{Otp, PairCode};
 use crate::core::payment::Spending;
@@ -180,6 +181,14 @@ pub struct AllReleased {
 pub struct Credentials {
     /// One row a service; never a value.
     pub credentials: Vec<CredentialSummary>,
+}
+
+/// Answer of `GET /gateway/places`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayPlaces {
+    /// One row a service that the agent has a key of.
+    pub places: Vec<ServicePlace>,
 }
 
 /// Answer of `POST /provision`.
