@@ -22,8 +22,8 @@ use super::socket::{Reached, reach_a};
 use crate::core::backend::Release;
 use crate::core::claim::Reason;
 use crate::core::holder::{
-    Access, Ask, Held, Listing, MAX_REPLY, Provisioning, Question, Refusal, Reply, SessionHolder,
-    Standing, Waiting,
+    Access, Ask, Held, HttpAnswer, HttpAsk, Listing, MAX_REPLY, Provisioning, Question, Refusal,
+    Reply, SessionHolder, Standing, Waiting,
 };
 use crate::core::identity::{Alias, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
@@ -35,6 +35,8 @@ use crate::core::wire::Shown;
 const PATIENCE: Duration = Duration::from_secs(65);
 /// How long it may take to get a key: it gives up before.
 const PROVISION_PATIENCE: Duration = Duration::from_secs(250);
+/// How long a request to a service may take: its own limits come before.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(750);
 /// How long it may take where nothing but its own memory is asked.
 const STANDING_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may let a wait for a change stand. It answers within 30 seconds.
@@ -306,6 +308,10 @@ impl SessionHolder for HolderClient {
     ) -> Held<Provisioning> {
         let (service, reason) = (service.clone(), reason.cloned());
         self.ask(Question::Provision { service, reason }, PROVISION_PATIENCE).await
+    }
+
+    async fn http_request(&self, ask: &HttpAsk) -> Held<HttpAnswer> {
+        self.ask(Question::HttpRequest { request: Box::new(ask.clone()) }, REQUEST_PATIENCE).await
     }
 
     async fn rotate(&self) -> Held<Waiting> {

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 pub use self::shapes::*;
 use super::audit::Head;
 use super::decision::Decision;
+use super::gateway::{RequestHead, WholeAnswer};
 use super::identity::{AgentIdentity, Alias, ServiceName};
 use super::otp::PairCode;
 use super::payment::PaymentRail;
@@ -292,6 +293,22 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
     async fn check_provider(&self, session: &SessionToken, service: &ServiceName) -> Answer<()> {
         let _ = session;
         Err(provision::no_way(service))
+    }
+
+    /// Sends a request of an agent's to its service, with the key put in, and gives what it answers, of
+    /// its body `most` bytes. Never sent twice.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` where the backend has no gateway, as every backend that says nothing else.
+    async fn send_request(
+        &self,
+        session: &SessionToken,
+        head: &RequestHead,
+        body: Vec<u8>,
+        most: usize,
+    ) -> Answer<WholeAnswer> {
+        let _ = (session, head, body, most);
+        Err(super::gateway::none())
     }
 
     /// Shows a head of the account's log that was seen before; one that the log does not have in

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Sent;
 use super::identity::{AgentIdentity, ServiceName};
 use super::otp::{Otp, PairCode};
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::types::RequestId;
 
 /// Where such requests go.
@@ -110,6 +110,15 @@ pub enum AnswerHead {
     },
 }
 
+/// What became of a request that was sent in one piece.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WholeAnswer {
+    /// The service has answered: its head, its body as far as it was wanted, and whether there was more.
+    Answered(ResponseHead, Vec<u8>, bool),
+    /// It waits for an approval, and was not sent. After that the same one is.
+    Held(Held),
+}
+
 /// A head that is not one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeadError {
@@ -128,6 +137,11 @@ impl From<HeadError> for Problem {
     fn from(error: HeadError) -> Self {
         Self::invalid("the exchange", error.to_string())
     }
+}
+
+/// That a backend has no gateway.
+pub fn none() -> Problem {
+    Problem::new(Code::NotFound, "no gateway", "this backend has none", "ask another backend")
 }
 
 /// A head as it goes before its body.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::auth_request::Kind;
 use super::backend::{CredentialSummary, Release};
 use super::claim::Reason;
+use super::gateway::Field;
 use super::identity::ServiceName;
 use super::pin::Fingerprint;
 use super::problem::Problem;
@@ -17,7 +18,11 @@ use super::secret::SecretBytes;
 use super::types::{Timestamp, WalletAddress};
 
 /// Longest line that a holder reads, in bytes.
-pub const MAX_ASK: usize = 4 * 1024;
+pub const MAX_ASK: usize = 256 * 1024;
+/// Most bytes of the body of a request that is asked for in one piece.
+pub const MAX_HTTP_BODY: usize = 128 * 1024;
+/// Most bytes of an answer's body that are given to who asked so.
+pub const MAX_HTTP_ANSWER: usize = 256 * 1024;
 /// Longest line that a holder answers with, in bytes: every credential that a scope can name, at
 /// its largest, in base64, would be more; the answer is then a problem.
 pub const MAX_REPLY: usize = 8 * 1024 * 1024;
@@ -184,6 +189,41 @@ pub struct Ready {
     pub note: Option<String>,
 }
 
+/// A request to a service, in one piece.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpAsk {
+    /// Whose key is used.
+    pub service: ServiceName,
+    /// Which of its hosts; absent: its first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The header fields.
+    pub headers: Vec<Field>,
+    /// The body; empty for none.
+    #[serde(with = "super::encoding::base64_bytes")]
+    pub body: Vec<u8>,
+}
+
+/// What a service answered to it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpAnswer {
+    /// The status.
+    pub status: u16,
+    /// The header fields.
+    pub headers: Vec<Field>,
+    /// The body, at most [`MAX_HTTP_ANSWER`] bytes of it.
+    #[serde(with = "super::encoding::base64_bytes")]
+    pub body: Vec<u8>,
+    /// Whether there was more.
+    pub cut: bool,
+}
+
 /// Who holds an agent's session.
 #[async_trait]
 pub trait SessionHolder: Send + Sync {
@@ -215,6 +255,10 @@ pub trait SessionHolder: Send + Sync {
     /// way, it is the same; it is given up when nobody waits for it any more.
     async fn provision(&self, service: &ServiceName, reason: Option<&Reason>)
     -> Held<Provisioning>;
+
+    /// Sends a request to a service with the agent's key put in by the backend, once. One that its
+    /// master is asked about is not sent, and waits in the refusal: after an approval the same one is.
+    async fn http_request(&self, ask: &HttpAsk) -> Held<HttpAnswer>;
 
     /// Asks the master to take new keys in place of the present ones.
     async fn rotate(&self) -> Held<Waiting>;
@@ -270,6 +314,11 @@ pub enum Question {
         /// Why.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<Reason>,
+    },
+    /// See [`SessionHolder::http_request`].
+    HttpRequest {
+        /// Which.
+        request: Box<HttpAsk>,
     },
     /// See [`SessionHolder::rotate`].
     Rotate {},

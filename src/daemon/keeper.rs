@@ -113,6 +113,13 @@ pub struct Keeper {
     this: Weak<Self>,
 }
 
+/// Whether a call that may have arrived is made again.
+#[derive(Clone, Copy)]
+enum Tries {
+    One,
+    Several,
+}
+
 impl Keeper {
     /// A keeper that has looked at nothing yet. Heads are compared where a place for them is
     /// given.
@@ -338,11 +345,26 @@ impl Keeper {
     where
         F: Future<Output = Answer<T>>,
     {
+        self.with_session_by(Tries::Several, call).await
+    }
+
+    /// The same, for what may be done more than once or not.
+    async fn with_session_by<T, F>(
+        &self,
+        tries: Tries,
+        call: impl Fn(Backend, SessionToken, WalletAddress) -> F,
+    ) -> Held<T>
+    where
+        F: Future<Output = Answer<T>>,
+    {
         let mut again = true;
         loop {
             let live = self.session().await?;
-            let answer =
-                self.reach.call(|backend| call(backend, live.session.token(), live.agent)).await;
+            let call = |backend| call(backend, live.session.token(), live.agent);
+            let answer = match tries {
+                Tries::Several => self.reach.call(call).await,
+                Tries::One => self.reach.once(call).await,
+            };
             match answer {
                 Err(problem) if problem.code == Code::Unauthorized && again => {
                     again = false;

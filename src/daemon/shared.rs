@@ -22,7 +22,8 @@ use crate::client::holder::{HolderClient, is_gone};
 use crate::core::backend::Release;
 use crate::core::claim::Reason;
 use crate::core::holder::{
-    Access, Held, Listing, Provisioning, Refusal, SessionHolder, Standing, Waiting,
+    Access, Held, HttpAnswer, HttpAsk, Listing, Provisioning, Refusal, SessionHolder, Standing,
+    Waiting,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
@@ -451,6 +452,10 @@ impl SessionHolder for Own {
         self.keeper().await?.provision(service, reason).await
     }
 
+    async fn http_request(&self, ask: &HttpAsk) -> Held<HttpAnswer> {
+        self.keeper().await?.http_request(ask).await
+    }
+
     async fn rotate(&self) -> Held<Waiting> {
         self.keeper().await?.rotate().await
     }
@@ -503,6 +508,15 @@ impl SessionHolder for Shared {
         reason: Option<&Reason>,
     ) -> Held<Provisioning> {
         self.call(|holder| async move { holder.provision(service, reason).await }).await
+    }
+
+    /// Asked once: a holder that ends under way may have sent it.
+    async fn http_request(&self, ask: &HttpAsk) -> Held<HttpAnswer> {
+        let mut ended = self.ended.subscribe();
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => Err(ending().into()),
+            answer = async { self.behind().await?.holder().http_request(ask).await } => answer,
+        }
     }
 
     async fn rotate(&self) -> Held<Waiting> {

@@ -44,6 +44,8 @@ pub struct Limits {
     pub answer: Duration,
     /// How long one may take for which a key has to be got.
     pub provision: Duration,
+    /// How long a request to a service may take.
+    pub request: Duration,
     /// How long a wait for a change stands before it is answered all the same.
     pub change: Duration,
 }
@@ -59,6 +61,7 @@ impl Default for Limits {
             taking: Duration::from_secs(10),
             answer: Duration::from_secs(60),
             provision: Duration::from_secs(240),
+            request: Duration::from_secs(740),
             change: Duration::from_secs(25),
         }
     }
@@ -253,6 +256,9 @@ async fn send(writer: &mut OwnedWriteHalf, line: &[u8], limit: Duration) -> bool
     matches!(timeout(limit, writer.write_all(line)).await, Ok(Ok(())))
 }
 
+/// Size of the first buffer for questions, in bytes.
+const FIRST_BUFFER: usize = 4 * 1024;
+
 /// A line over the limit.
 #[derive(Debug)]
 struct TooLong;
@@ -260,14 +266,15 @@ struct TooLong;
 /// The lines of a connection. Holds questions only, which are no secrets.
 struct Lines {
     reader: OwnedReadHalf,
-    buffer: Box<[u8; MAX_ASK + 1]>,
+    /// As long as the longest line so far: most are short.
+    buffer: Vec<u8>,
     filled: usize,
     taken: usize,
 }
 
 impl Lines {
     fn new(reader: OwnedReadHalf) -> Self {
-        Self { reader, buffer: Box::new([0; MAX_ASK + 1]), filled: 0, taken: 0 }
+        Self { reader, buffer: vec![0; FIRST_BUFFER], filled: 0, taken: 0 }
     }
 
     /// The next line without its end; `None` when the other side has closed the connection.
@@ -280,8 +287,11 @@ impl Lines {
                 self.taken = end + 1;
                 return Ok(Some(&self.buffer[..end]));
             }
-            if self.filled == self.buffer.len() {
+            if self.filled > MAX_ASK {
                 return Err(TooLong);
+            }
+            if self.filled == self.buffer.len() {
+                self.buffer.resize((self.filled * 2).min(MAX_ASK + 1), 0);
             }
             match self.reader.read(&mut self.buffer[self.filled..]).await {
                 Ok(0) | Err(_) => return Ok(None),
@@ -309,6 +319,7 @@ async fn answer(
 ) -> Zeroizing<Vec<u8>> {
     let limit = match ask {
         Question::Provision { .. } => limits.provision,
+        Question::HttpRequest { .. } => limits.request,
         _ => limits.answer,
     };
     let answer = async {
@@ -331,6 +342,7 @@ async fn answer(
             Question::Provision { service, reason } => {
                 reply(id, holder.provision(&service, reason.as_ref()).await)
             }
+            Question::HttpRequest { request } => reply(id, holder.http_request(&request).await),
             Question::Rotate {} => reply(id, holder.rotate().await),
         }
     };

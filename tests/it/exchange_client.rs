@@ -82,7 +82,7 @@ async fn ask(backend: &HttpBackend, target: &str) -> Answer<ServiceBody> {
     };
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let session = SessionToken::child(&[7; 32]);
-    backend.forward(&session, &head, body, |_| {}).await.map(|(_, body)| body)
+    backend.forward(&session, &head, body, |_| Ok(())).await.map(|(_, body)| body)
 }
 
 async fn whole(backend: &HttpBackend, target: &str) {

@@ -6,8 +6,8 @@ use agentkeys::core::auth_request::Kind;
 use agentkeys::core::backend::{CredentialSummary, Release};
 use agentkeys::core::claim::Reason;
 use agentkeys::core::holder::{
-    Access, Held, Listing, Provisioning, Ready, Refusal, SessionHolder, SessionState, Standing,
-    Waiting,
+    Access, Held, HttpAnswer, HttpAsk, Listing, Provisioning, Ready, Refusal, SessionHolder,
+    SessionState, Standing, Waiting,
 };
 use agentkeys::core::identity::ServiceName;
 use agentkeys::core::problem::{Code, Problem};
@@ -210,6 +210,13 @@ impl SessionHolder for Fake {
     ) -> Held<Provisioning> {
         let _counted = self.enter().await?;
         Ok(Provisioning::Ready(Ready { made: true, expires_at: None, note: None }))
+    }
+
+    async fn http_request(&self, ask: &HttpAsk) -> Held<HttpAnswer> {
+        let _counted = self.enter().await?;
+        let headers = vec![("content-type".to_owned(), "text/plain".to_owned())];
+        let body = format!("{} {}", ask.method, ask.target).into_bytes();
+        Ok(HttpAnswer { status: 200, headers, body, cut: false })
     }
 
     async fn rotate(&self) -> Held<Waiting> {

@@ -82,15 +82,11 @@ impl Action {
         backend: &dyn AccountBackend,
         gateway: Option<&dyn Forward>,
     ) -> Answer<Reply> {
-        let Some(gateway) = gateway else { return Err(no_gateway()) };
+        let Some(gateway) = gateway else { return Err(crate::core::gateway::none()) };
         let held = backend.list_credentials(&self.0, &self.1).await?;
         let places = held.iter().map(|one| gateway.place(&one.service)).collect();
         Reply::json(&wire::GatewayPlaces { places })
     }
-}
-
-fn no_gateway() -> Problem {
-    Problem::new(Code::NotFound, "no gateway", "this backend has none", "ask another backend")
 }
 
 /// What a request's answer begins with, and what comes after that.
@@ -116,7 +112,7 @@ pub async fn exchange(
     call.without_query()?;
     let session = call.session()?;
     let Some(gateway) = connection.shared.served.gateway.clone() else {
-        return Err(no_gateway());
+        return Err(crate::core::gateway::none());
     };
     let late = || {
         Problem::new(

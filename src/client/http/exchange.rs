@@ -1,11 +1,11 @@
 //! A request to a service through the backend's gateway, both ways as streams.
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
@@ -18,7 +18,7 @@ use super::sender::Sender;
 use super::{HttpBackend, connect};
 use crate::core::gateway::{
     AnswerHead, Decoder, HeadError, Held, MEDIA_TYPE, PATH, RequestHead, ResponseHead,
-    ServicePlace, encode,
+    ServicePlace, WholeAnswer, encode,
 };
 use crate::core::identity::AgentIdentity;
 use crate::core::problem::{Answer, Code, Problem};
@@ -30,6 +30,8 @@ use crate::web::{Prefixed, wiped};
 pub type ProgramBody = UnsyncBoxBody<Bytes, io::Error>;
 /// Most bytes of a refusal.
 const MAX_PROBLEM: usize = 64 * 1024;
+/// Longest that an answer in one piece is waited for, from its beginning on.
+const WHOLE: Duration = Duration::from_secs(120);
 /// Longest that a request waits for an approval, whatever the backend says.
 const MAX_HELD: Duration = Duration::from_secs(600);
 /// Longest until an answer begins: somewhat more than the backend waits for a service.
@@ -79,7 +81,8 @@ impl HttpBackend {
     }
 
     /// Asks a service through the backend, as the agent whose session it is.
-    /// `held` is told when the request waits for an approval, before the answer is there.
+    /// `held` is told when the request waits for an approval, before the answer is there; if it
+    /// refuses to, nothing is waited for.
     ///
     /// # Errors
     /// What the backend says, or that it does not answer. Nothing is sent twice: a connection that
@@ -89,7 +92,7 @@ impl HttpBackend {
         session: &SessionToken,
         head: &RequestHead,
         body: ProgramBody,
-        held: impl Fn(&Held),
+        held: impl Fn(&Held) -> Answer<()>,
     ) -> Answer<(ResponseHead, ServiceBody)> {
         let head = encode(head)?;
         let mut bearer = Zeroizing::new(String::with_capacity(128));
@@ -144,7 +147,7 @@ impl HttpBackend {
                 }
                 Some((AnswerHead::Refused { problem }, _)) => return Err(problem),
                 Some((AnswerHead::Held { held: waits }, more)) => {
-                    held(&waits);
+                    held(&waits)?;
                     let seconds = waits.seconds.min(MAX_HELD.as_secs());
                     until = Instant::now() + UNTIL_ANSWER + Duration::from_secs(seconds);
                     decoder = Decoder::default();
@@ -159,6 +162,45 @@ impl HttpBackend {
             let frame = frame.map_err(|_| broken(self, "its answer broke off"))?;
             if let Ok(bytes) = frame.into_data() {
                 part = bytes.into();
+            }
+        }
+    }
+}
+
+impl HttpBackend {
+    /// Sends a request in one piece; see [`crate::core::backend::AccountBackend::send_request`].
+    pub(super) async fn send_whole(
+        &self,
+        session: &SessionToken,
+        head: &RequestHead,
+        body: Vec<u8>,
+        most: usize,
+    ) -> Answer<WholeAnswer> {
+        let waits = Mutex::new(None);
+        let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+        let held = |held: &Held| {
+            *waits.lock().unwrap_or_else(PoisonError::into_inner) = Some(held.clone());
+            Err(Problem::internal())
+        };
+        let answered = self.forward(session, head, body, held).await;
+        if let Some(held) = waits.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(WholeAnswer::Held(held));
+        }
+        let (head, mut body) = answered?;
+        let until = Instant::now() + WHOLE;
+        let mut whole = Vec::new();
+        loop {
+            let frame = match tokio::time::timeout_at(until, body.frame()).await {
+                Ok(Some(frame)) => frame.map_err(|_| broken(self, "its answer broke off"))?,
+                Ok(None) => return Ok(WholeAnswer::Answered(head, whole, false)),
+                // A stream without an end: what has come so far is more than nothing.
+                Err(_) => return Ok(WholeAnswer::Answered(head, whole, true)),
+            };
+            let Ok(bytes) = frame.into_data() else { continue };
+            let room = most - whole.len();
+            whole.extend_from_slice(bytes.get(..room).unwrap_or(&bytes));
+            if bytes.len() > room {
+                return Ok(WholeAnswer::Answered(head, whole, true));
             }
         }
     }

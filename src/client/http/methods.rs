@@ -13,6 +13,7 @@ use crate::core::backend::{
     Release, RevokeTarget, ShieldingKey, WhoAmI,
 };
 use crate::core::decision::Decision;
+use crate::core::gateway::{RequestHead, WholeAnswer};
 use crate::core::identity::{AgentIdentity, Alias, ServiceName};
 use crate::core::otp::PairCode;
 use crate::core::payment::{Amount, Balance, Layer, PaymentRail, Spending};
@@ -542,6 +543,16 @@ impl AccountBackend for HttpBackend {
     ) -> Answer<AgentSummary> {
         let ask = as_session(Route::IdentityResolve, session).field("identity", identity);
         self.get(ask).await
+    }
+
+    async fn send_request(
+        &self,
+        session: &SessionToken,
+        head: &RequestHead,
+        body: Vec<u8>,
+        most: usize,
+    ) -> Answer<WholeAnswer> {
+        self.send_whole(session, head, body, most).await
     }
 
     async fn compare_head(&self, session: Option<&SessionToken>, head: &Head) -> Answer<Compared> {

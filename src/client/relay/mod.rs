@@ -257,7 +257,10 @@ impl Relay {
         };
         let token = Arc::clone(&self.token.read().unwrap_or_else(PoisonError::into_inner));
         let what = || format!("{} {}{}", head.method, head.service, without_query(&head.target));
-        let held = |waits: &Held| (self.tell)(&waits_for_approval(&what(), waits));
+        let held = |waits: &Held| {
+            (self.tell)(&waits_for_approval(&what(), waits));
+            Ok(())
+        };
         let (head, body) = self.backend.forward(&token, &head, body, held).await?;
         match asked.filter(|_| head.status == 101) {
             Some(asked) => {

@@ -3,13 +3,15 @@
 //! Must never answer from anything but the backend what only the backend can know.
 use async_trait::async_trait;
 
-use super::{CHANGE_WAIT, Keeper, Open, refused};
-use crate::core::auth_request::{Details, KeyRotate, ScopeChange};
+use super::{CHANGE_WAIT, Keeper, Open, Tries, now, refused};
+use crate::core::auth_request::{Details, KeyRotate, Kind, ScopeChange};
 use crate::core::backend::{AgentSummary, Release};
 use crate::core::claim::Reason;
 use crate::core::decision::Mistrust;
+use crate::core::gateway::{RequestHead, ResponseHead, WholeAnswer};
 use crate::core::holder::{
-    Access, Held, Listing, Provisioning, SessionHolder, SessionState, Standing, Waiting,
+    Access, Held, HttpAnswer, HttpAsk, Listing, MAX_HTTP_ANSWER, Provisioning, Refusal,
+    SessionHolder, SessionState, Standing, Waiting,
 };
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Problem;
@@ -99,6 +101,38 @@ impl SessionHolder for Keeper {
         reason: Option<&Reason>,
     ) -> Held<Provisioning> {
         self.provision_once(service, reason).await
+    }
+
+    async fn http_request(&self, ask: &HttpAsk) -> Held<HttpAnswer> {
+        let sent = self
+            .with_session_by(Tries::One, |backend, token, agent| {
+                let head = RequestHead {
+                    agent_id: AgentIdentity::Wallet(agent),
+                    service: ask.service.clone(),
+                    host: ask.host.clone(),
+                    method: ask.method.clone(),
+                    target: ask.target.clone(),
+                    headers: ask.headers.clone(),
+                    body: !ask.body.is_empty(),
+                    websocket: false,
+                };
+                let body = ask.body.clone();
+                async move { backend.send_request(&token, &head, body, MAX_HTTP_ANSWER).await }
+            })
+            .await?;
+        match sent {
+            WholeAnswer::Answered(ResponseHead { status, headers }, body, cut) => {
+                Ok(HttpAnswer { status, headers, body, cut })
+            }
+            WholeAnswer::Held(held) => Err(Refusal::Waiting(Waiting {
+                kind: Kind::HighValueRelease,
+                pair_code: held.pair_code.to_string(),
+                otp: held.otp.to_string(),
+                expires_at: now().plus_ms(held.seconds.saturating_mul(1000)),
+                command: format!("agentkeys approve {}", held.pair_code),
+                because: None,
+            })),
+        }
     }
 
     async fn rotate(&self) -> Held<Waiting> {

@@ -5,6 +5,7 @@ use rmcp::model::JsonObject;
 use serde_json::Value;
 
 use crate::core::claim::Reason;
+use crate::core::gateway::Field;
 use crate::core::identity::ServiceName;
 
 /// What is wrong, and what would be right.
@@ -43,6 +44,39 @@ impl Args {
     pub fn service(&self) -> Result<ServiceName, Mistake> {
         let given = self.0.get("service").and_then(Value::as_str);
         given.and_then(|text| text.parse().ok()).ok_or_else(|| Mistake(SERVICE.to_owned()))
+    }
+
+    /// A text, which may be absent or `null`.
+    pub fn text(&self, name: &str) -> Result<Option<String>, Mistake> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(Mistake(format!("\"{name}\" must be a string"))),
+        }
+    }
+
+    /// Header fields, `most` at most; they may be absent or `null`.
+    pub fn headers(&self, name: &str, most: usize) -> Result<Vec<Field>, Mistake> {
+        let wrong = || {
+            Mistake(format!(
+                "\"{name}\" must be an object of at most {most} strings, each on one line of ASCII"
+            ))
+        };
+        let fields = match self.0.get(name) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Object(fields)) if fields.len() <= most => fields,
+            Some(_) => return Err(wrong()),
+        };
+        let plain = |text: &str| text.bytes().all(|c| c == b' ' || c.is_ascii_graphic());
+        fields
+            .iter()
+            .map(|(name, value)| {
+                let value = value.as_str().filter(|value| plain(value)).ok_or_else(wrong)?;
+                let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
+                let fits = !name.is_empty() && name.bytes().all(token);
+                fits.then(|| (name.to_ascii_lowercase(), value.to_owned())).ok_or_else(wrong)
+            })
+            .collect()
     }
 
     /// The reason, which may be absent, `null` or empty.

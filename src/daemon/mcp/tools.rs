@@ -3,6 +3,7 @@
 //! Listed names hold letters, digits and `_` only, since several clients refuse dots; a call by
 //! the name with the program's before it (`agentkeys.get_credential`) finds the same tool.
 mod get_credential;
+mod http_request;
 mod list_credentials;
 mod provision;
 mod request_access;
@@ -22,7 +23,8 @@ use crate::core::holder::{Refusal, SessionHolder};
 use crate::core::types::Timestamp;
 
 /// Every tool, in the order in which it is listed.
-pub const TABLE: [&dyn Tool; 4] = [
+pub const TABLE: [&dyn Tool; 5] = [
+    &http_request::HttpRequest,
     &get_credential::GetCredential,
     &list_credentials::ListCredentials,
     &request_access::RequestAccess,
@@ -180,7 +182,8 @@ mod tests {
             let effects = tool.annotations.unwrap();
             assert!(effects.title.is_some() && effects.read_only_hint.is_some());
             assert!(effects.idempotent_hint.is_some() && effects.open_world_hint.is_some());
-            assert_eq!(effects.destructive_hint, Some(false));
+            // A request does what the service does.
+            assert_eq!(effects.destructive_hint, Some(tool.name == "http_request"));
         }
     }
 
