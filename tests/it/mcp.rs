@@ -108,7 +108,9 @@ fn tool_discovery() {
     let listed = daemon.request("tools/list", json!({}))["result"].clone();
     let tools = listed["tools"].as_array().unwrap();
     let names: Vec<_> = tools.iter().map(|tool| tool["name"].as_str().unwrap()).collect();
-    for wanted in ["get_credential", "list_credentials", "request_access", "provision"] {
+    for wanted in
+        ["http_request", "get_credential", "list_credentials", "request_access", "provision"]
+    {
         assert!(names.contains(&wanted), "{names:?}");
     }
     for tool in tools {

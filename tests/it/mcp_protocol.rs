@@ -137,7 +137,10 @@ async fn every_version_with_initialize_opens_lists_and_calls() {
         let mut client = Client::open(Mood::Works, version).await;
         let tools = client.ask(1, "tools/list", json!({})).await["result"]["tools"].clone();
         let names: Vec<_> = tools.as_array().unwrap().iter().map(|tool| &tool["name"]).collect();
-        assert_eq!(names, ["get_credential", "list_credentials", "request_access", "provision"]);
+        assert_eq!(
+            names,
+            ["http_request", "get_credential", "list_credentials", "request_access", "provision"]
+        );
         let got = client.call(2, "get_credential", json!({"service": "openrouter"})).await;
         let result = &got["result"];
         assert_eq!(result["structuredContent"]["credential"], "sk-or-v1-test", "{version}");
@@ -251,6 +254,7 @@ async fn while_unpaired_every_tool_says_what_the_user_does() {
         ("get_credential", json!({"service": "openrouter"})),
         ("list_credentials", json!({})),
         ("request_access", json!({"service": "new"})),
+        ("http_request", json!({"url": "/v1/models", "service": "new"})),
     ];
     for (id, (tool, arguments)) in calls.into_iter().enumerate() {
         let got = client.call(id as u64, tool, arguments).await;

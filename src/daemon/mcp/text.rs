@@ -19,8 +19,9 @@ use crate::core::types::Timestamp;
 pub const INSTRUCTIONS: &str = "AgentKeys keeps the user's API keys and gives this agent those \
 that the user allowed. Every read is recorded, and the user can revoke access at any time.\n\
 \n\
-- Need a key? Prefer not to see it: `agentkeys run <agent> -- <command>` starts a program with the \
-keys in its environment. Otherwise get_credential {\"service\": \"openrouter\"} returns one, and \
+- Need a service? Prefer not to see its key: http_request {\"url\": \"https://api.openai.com/v1/models\"} \
+sends a request with the key put in, and `agentkeys run <agent> -- <command>` starts a program with \
+the keys in its environment. Otherwise get_credential {\"service\": \"openrouter\"} returns one, and \
 says which environment variable programs expect it in. list_credentials shows the names.\n\
 - Never print a key, put it in a file, a commit, a log, a URL or a command line, or send it \
 anywhere but to its own service. Fetch it again when you need it again.\n\
@@ -99,7 +100,7 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
         Kind::Recover => "This agent asks to go on as one that exists. Your user has to approve.",
         Kind::ScopeChange => "Your user has to approve the wider access that was asked for.",
         Kind::KeyRotate => "Your user has to approve this agent's new keys.",
-        Kind::HighValueRelease => "Your user has to approve this one act.",
+        Kind::HighValueRelease => "Your user has to approve this request first.",
     };
     let Waiting { otp, command, expires_at, because, .. } = waiting;
     let because = because
@@ -128,8 +129,12 @@ pub fn waiting_text(waiting: &Waiting, about: &About) -> String {
          \n\
          Do not run that command yourself, here or anywhere, and never add --yes: a person has to \
          compare the digits. Until your user says that it is approved, calling again gives the \
-         same answer (or a new code, once this one has run out). Then call {again} again.",
+         same answer (or a new code, once this one has run out). Then call {again} again{same}.",
         because = because.unwrap_or_default(),
+        same = match waiting.kind {
+            Kind::HighValueRelease => ", within three minutes and with the very same arguments",
+            _ => "",
+        },
         existing = match waiting.kind {
             Kind::Pair =>
                 "(with --as NAME, if this is to be an agent that you have keys for)\n    ",
@@ -200,10 +205,15 @@ fn next(problem: &Problem, about: &About) -> String {
             .to_owned();
     }
     match problem.code {
+        Code::Denied if problem.docs.ends_with("#approval") => {
+            "do not send the same again by yourself. Tell your user, with the reason above, and \
+             ask them what to do instead."
+                .to_owned()
+        }
         Code::Denied if problem.docs.ends_with("#exposure") => {
-            "stop: your user has chosen that this key is not shown to you; calling again will not \
-             help. A program that they start uses it all the same, as the reason says: tell them \
-             what you need it for."
+            "your user has chosen that this key is not shown to you; calling again will not help. \
+             http_request uses it all the same, without showing it. Where that is no way, tell \
+             your user what you need it for."
                 .to_owned()
         }
         // The session is alive, since it could list: then it is the scope.

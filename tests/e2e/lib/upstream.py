@@ -120,6 +120,8 @@ class Service(BaseHTTPRequestHandler):
         elif path == "/reflect-compressed":
             given = self.headers.get("authorization", "").removeprefix("Bearer ")
             self.answer(gzip.compress(given.encode()), headers=[("content-encoding", "gzip")])
+        elif path == "/large":
+            self.answer(b"x" * 1_000_000, kind="text/plain")
         elif path == "/elsewhere":
             self.answer(b"", status=302, headers=[("location", "https://elsewhere.invalid/")])
         elif path == "/stream":
