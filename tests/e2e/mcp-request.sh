@@ -73,7 +73,7 @@ is 9 HighValueRelease request
 is 10 200 http_status
 is 11 waiting_for_approval status
 is 12 DENIED code
-contains "$(answer 12 | jq -r '.content[0].text')" "the master said no"
+contains "$(answer 12 | jq -r '.content[0].text')" "The master said no"
 contains "$(answer 13 | jq -r '.content[0].text')" "was revoked"
 
 say "The service got the key, and the model nothing of it"

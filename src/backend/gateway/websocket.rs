@@ -18,6 +18,7 @@ use hyper::upgrade::Upgraded;
 use hyper::{HeaderMap, Method};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::places::Place;
@@ -52,7 +53,7 @@ pub fn ask(method: &Method, headers: &mut HeaderMap) -> Answer<()> {
 pub struct Socket {
     read: Option<ReadHalf<Stream>>,
     frames: Frames,
-    lost: Pin<Box<dyn Future<Output = Problem> + Send>>,
+    lost: oneshot::Receiver<()>,
     writing: JoinHandle<()>,
     _place: Place,
 }
@@ -72,8 +73,21 @@ impl Socket {
         B::Error: Send,
     {
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
-        let lost = Box::pin(async move { right.lost().await });
-        let writing = tokio::spawn(send(program, write));
+        let (tell, lost) = oneshot::channel();
+        // In a task of its own: a program that reads nothing, so that nobody asks for more of the
+        // service, is not to go on sending once the right to it has ended.
+        let writing = tokio::spawn(async move {
+            let sent = async {
+                send(program, write).await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                _ = right.lost() => {}
+                () = sent => {}
+            }
+            let _ = tell.send(());
+        });
         Self { read: Some(read), frames: Frames::new(scrubber), lost, writing, _place: place }
     }
 }
@@ -105,7 +119,7 @@ impl Body for Socket {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
         let Some(read) = &mut this.read else { return Poll::Ready(None) };
-        let ended = if this.lost.as_mut().poll(cx).is_ready() {
+        let ended = if Pin::new(&mut this.lost).poll(cx).is_ready() {
             Some(io::Error::new(io::ErrorKind::PermissionDenied, "the right to it has ended"))
         } else {
             let mut space = [0; AT_ONCE];
