@@ -40,7 +40,7 @@ mcp_client --expect-error \
     --call http_request '{"url":"'"$service"'/reflect","service":"my-api"}' \
     --call http_request '{"url":"https://evil.example/x","service":"my-api"}' \
     --call http_request '{"url":"https://api.openai.com/v1/models"}' \
-    --call http_request '{"url":"/large","service":"my-api"}' \
+    --call http_request '{"url":"/million","service":"my-api"}' \
     --call http_request '{"url":"/v1/api_keys","service":"my-api"}' \
     --call get_credential '{"service":"my-api"}' \
     --call http_request "$charge" \

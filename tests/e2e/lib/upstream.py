@@ -120,7 +120,7 @@ class Service(BaseHTTPRequestHandler):
         elif path == "/reflect-compressed":
             given = self.headers.get("authorization", "").removeprefix("Bearer ")
             self.answer(gzip.compress(given.encode()), headers=[("content-encoding", "gzip")])
-        elif path == "/large":
+        elif path == "/million":
             self.answer(b"x" * 1_000_000, kind="text/plain")
         elif path == "/elsewhere":
             self.answer(b"", status=302, headers=[("location", "https://elsewhere.invalid/")])
