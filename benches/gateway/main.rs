@@ -271,7 +271,9 @@ fn many_streams(target: &Target, processes: &[u32; 2], idle: [u64; 2]) {
         streams_at(&crowd.seen, 0.5),
         streams_at(&crowd.seen, 0.99)
     );
-    println!("\n| memory (PSS), MB | idle | after the requests | {CROWD} streams |\n|---|---|---|---|");
+    println!(
+        "\n| memory (PSS), MB | idle | after the requests | {CROWD} streams |\n|---|---|---|---|"
+    );
     for (at, name) in ["agentkeys run", "the backend"].iter().enumerate() {
         println!(
             "| {name} | {:.1} | {:.1} | {:.1} |",
@@ -281,12 +283,7 @@ fn many_streams(target: &Target, processes: &[u32; 2], idle: [u64; 2]) {
         );
     }
     let sum = |parts: &[u64]| megabytes(parts.iter().sum());
-    println!(
-        "| both | {:.1} | {:.1} | {:.1} |",
-        sum(&idle),
-        sum(&before),
-        sum(&crowd.memory)
-    );
+    println!("| both | {:.1} | {:.1} | {:.1} |", sum(&idle), sum(&before), sum(&crowd.memory));
 }
 
 fn streams_at(seen: &Seen, share: f64) -> f64 {

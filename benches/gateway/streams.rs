@@ -33,12 +33,7 @@ impl Seen {
         let both = |times: &[u64]| {
             format!("{:.2} | {:.2}", at(times, 0.5) / 1000.0, at(times, 0.99) / 1000.0)
         };
-        format!(
-            "| {name} | {} | {} | {} |",
-            both(&self.first),
-            both(&self.gaps),
-            both(&self.way)
-        )
+        format!("| {name} | {} | {} | {} |", both(&self.first), both(&self.gaps), both(&self.way))
     }
 }
 

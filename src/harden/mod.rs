@@ -50,6 +50,7 @@ mod process;
 mod report;
 mod room;
 mod signal;
+mod socket_owner;
 mod spawn;
 mod stack;
 mod terminal;
@@ -78,6 +79,7 @@ pub use process::{
 pub use report::{Finding, Mechanism, Need, Profile, Report, State, report};
 pub use room::{ClosedRoom, Room};
 pub use signal::ProcessHandle;
+pub use socket_owner::tcp_socket_owner;
 pub use spawn::spawn_detached;
 pub use stack::wipe_stack;
 pub use terminal::{PeerProcess, TerminalSession, own_terminal_session};

@@ -29,6 +29,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 const KEEP_IDLE: Duration = Duration::from_secs(60);
 /// Most connections that are kept for one service.
 const MOST_IDLE: usize = 256;
+/// Most bytes that a connection holds of an answer that is not read as fast as it comes; its head has
+/// to be shorter.
+const MAX_BUFFER: usize = 64 * 1024;
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
 /// What is spoken to services. Over HTTP/2 all exchanges would share a connection: one that nobody
@@ -79,6 +82,7 @@ impl Upstream {
             .pool_idle_timeout(KEEP_IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
             .pool_timer(TokioTimer::new())
+            .http1_max_buf_size(MAX_BUFFER)
             .http2_initial_stream_window_size(H2_WINDOW)
             .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
             .timer(TokioTimer::new())

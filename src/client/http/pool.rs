@@ -47,7 +47,8 @@ where
         loop {
             let mut sender = {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                idle.retain(|kept| kept.since.elapsed() < KEEP_IDLE && !kept.sender.is_closed());
+                let now = Instant::now();
+                idle.retain(|kept| now - kept.since < KEEP_IDLE && !kept.sender.is_closed());
                 // One that is shared stays for the next call.
                 match self.share(&idle.last()?.sender) {
                     Some(shared) => shared,
