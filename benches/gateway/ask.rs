@@ -21,6 +21,8 @@ pub struct Target {
     /// Further header lines, each with its end.
     pub headers: String,
     pub tls: Option<Arc<ClientConfig>>,
+    /// What it consists of, between the asker and the service.
+    pub processes: Vec<u32>,
 }
 
 impl Target {
@@ -108,12 +110,19 @@ fn is_whole(answer: &[u8]) -> bool {
 pub struct Measured {
     pub took: Vec<u64>,
     pub per_second: Vec<f64>,
+    /// Processor time that its processes took, in seconds, in all rounds.
+    pub processor: f64,
 }
 
 impl Measured {
     /// Microseconds that this share of all stays within.
     pub fn at(&self, share: f64) -> f64 {
         at(&self.took, share)
+    }
+
+    /// Microseconds of processor time a request.
+    pub fn processor_each(&self) -> f64 {
+        self.processor * 1e6 / self.took.len() as f64
     }
 
     /// The middle one of the rounds.
@@ -154,11 +163,23 @@ pub fn load(target: &Target, connections: usize, time: Duration, into: &mut Meas
     };
     let workers: Vec<_> = (0..connections).map(work).collect();
     start.wait();
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), processor_time(&target.processes));
     thread::sleep(time);
     stop.store(true, Ordering::Relaxed);
     let took: Vec<u64> = workers.into_iter().flat_map(|one| one.join().unwrap()).collect();
+    into.processor += processor_time(&target.processes) - before;
     into.per_second.push(took.len() as f64 / began.elapsed().as_secs_f64());
     into.took.extend(took);
     into.took.sort_unstable();
+}
+
+/// What processes have had of the processors, in seconds.
+fn processor_time(processes: &[u32]) -> f64 {
+    let ticks = processes.iter().map(|process| {
+        let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+        let fields = text[text.rfind(')').unwrap() + 2..].split(' ').skip(11).take(2);
+        fields.map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
+    });
+    // A hundred a second, as Linux tells every program.
+    ticks.sum::<u64>() as f64 / 100.0
 }

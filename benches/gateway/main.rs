@@ -172,9 +172,15 @@ fn measure(rounds: usize, others: bool) {
         bearer: upstream::KEY.to_owned(),
         headers: String::new(),
         tls: Some(pass::client_config(&ca)),
+        processes: Vec::new(),
     };
     let plain = Target { tls: None, bearer: "stand-in".to_owned(), ..straight.clone() };
-    let passed = Target { name: "minimal pass-through", address: pass.address(), ..plain.clone() };
+    let passed = Target {
+        name: "minimal pass-through",
+        address: pass.address(),
+        processes: vec![pass.child.id()],
+        ..plain.clone()
+    };
     let (url, stand_in) = ours.run.said.split_once(' ').expect("the program's line");
     let (address, base) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let our_own = Target {
@@ -182,16 +188,18 @@ fn measure(rounds: usize, others: bool) {
         address: address.parse().unwrap(),
         base: format!("/{base}"),
         bearer: stand_in.to_owned(),
+        processes: processes.to_vec(),
         ..plain.clone()
     };
     let mut targets = vec![straight, passed, our_own];
     let portkey = others.then(|| portkey(&ca)).flatten();
-    if let Some((_, address)) = &portkey {
+    if let Some((process, address)) = &portkey {
         // It knows no key of its own: the program has it, and says it.
         targets.push(Target {
             name: "Portkey's gateway",
             address: *address,
             bearer: upstream::KEY.to_owned(),
+            processes: vec![process.child.id()],
             headers: format!(
                 "x-portkey-provider: openai\r\nx-portkey-custom-host: https://{service}/v1\r\n"
             ),
@@ -216,19 +224,20 @@ fn requests(targets: &[Target], rounds: usize) {
         }
     }
     println!(
-        "| | median us | 90 % | 99 % | median over straight | requests/s at 64 | of the pass-through |"
+        "| | median us | 90 % | 99 % | median over straight | requests/s at 64 | of the pass-through | its processor time a request at 64, us |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for (target, (single, crowd)) in targets.iter().zip(one.iter().zip(&many)) {
         println!(
-            "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} % |",
+            "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} % | {:.0} |",
             target.name,
             single.at(0.5),
             single.at(0.9),
             single.at(0.99),
             single.at(0.5) - one[0].at(0.5),
             crowd.rate(),
-            100.0 * crowd.rate() / many[1].rate()
+            100.0 * crowd.rate() / many[1].rate(),
+            crowd.processor_each()
         );
     }
     let rates = |many: &Measured| {

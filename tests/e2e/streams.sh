@@ -13,13 +13,20 @@ oidc_certificate "$home" 127.0.0.1
 upstream=$!
 within 10 grep -q listening "$home/upstream"
 service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/upstream")
+node -e 'const fs = require("fs"), [cert, key] = process.argv.slice(1).map(path => fs.readFileSync(path));
+    const server = require("http2").createSecureServer({cert, key}, (asked, answer) => answer.end(`HTTP/${asked.httpVersion}`));
+    server.listen(0, "127.0.0.1", () => console.log("listening", server.address().port));' \
+    "$home/issuer.pem" "$home/issuer.key" >"$home/h2" &
+h2=$!
+within 10 grep -q listening "$home/h2"
+h2_service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/h2")
 mkdir -m 700 "$home/run"
 SSL_CERT_FILE=$home/ca.pem AGENTKEYS_LOG=warn "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
-    --service "my-api=$service" 2>"$home/serve.log" >"$home/ready" &
+    --service "my-api=$service" --service "h2-api=$h2_service" 2>"$home/serve.log" >"$home/ready" &
 backend=$!
 on_exit() {
     local code=$?
-    kill "$upstream" "$backend" 2>/dev/null || true
+    kill "$upstream" "$h2" "$backend" 2>/dev/null || true
     finish "$code"
 }
 trap on_exit EXIT
@@ -29,11 +36,15 @@ agentkeys init >/dev/null 2>&1
 for agent in my-agent another; do
     printf 'the real key of %s' "$agent" | agentkeys store "$agent" my-api - >/dev/null 2>&1
 done
+printf 'a key of a service that speaks HTTP/2' | agentkeys store my-agent h2-api - >/dev/null 2>&1
 broker() { agentkeys run --broker "${agent:-my-agent}" -- "$@"; }
 agent=
 
 say "The program has the limit of descriptors that was there before"
 expect 1024 broker sh -c 'ulimit -Sn'
+
+say "A service that speaks nothing but HTTP/2 is asked by it"
+expect HTTP/2.0 broker sh -c 'curl -s "$H2_API_BASE_URL/" -H "Authorization: Bearer $H2_API_API_KEY"'
 
 say "A thousand streams at once, while another agent's requests come through"
 broker sh -c 'echo $PPID >"$HOME/relay"; ulimit -Sn "$(ulimit -Hn)"
@@ -60,7 +71,7 @@ say "A program that is killed in the middle of a stream ends its request at the 
 ended() { [ "$(grep -c '"ended"' "$home/got")" -eq "$1" ]; }
 stream='curl -sN "$MY_API_BASE_URL/events/600/100" -H "Authorization: Bearer $MY_API_API_KEY" >"$HOME/ticks"'
 : >"$home/ticks"
-broker sh -c "$stream & echo \$! >\"\$HOME/program\"; wait; sleep 600" &
+broker sh -c "$stream & echo \$! >\"\$HOME/program\"; wait; exec sleep 600" &
 beside=$!
 within 10 grep -q 'data: 3' "$home/ticks"
 expect 0 sh -c "grep -c '\"ended\"' $home/got || true"

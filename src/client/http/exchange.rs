@@ -104,7 +104,11 @@ impl HttpBackend {
             let was_kept = kept.is_some();
             let mut sender = match kept {
                 Some(sender) => sender,
-                None => connect::with_retries(&self.address, &self.options, &self.belief).await?,
+                // Its state is large, and is not to be kept for as long as the answer lasts.
+                None => {
+                    let (address, options) = (&self.address, &self.options);
+                    Box::pin(connect::with_retries(address, options, &self.belief)).await?
+                }
             };
             let sent = tokio::time::timeout(UNTIL_ANSWER, sender.try_send(request)).await;
             match sent.map_err(|_| broken(self, "no answer began in time"))? {
