@@ -11,14 +11,14 @@ say "A service over TLS, and a backend that is told where it is"
 oidc_certificate "$home" 127.0.0.1
 (ulimit -Sn "$(ulimit -Hn)"; exec python3 "$lib/upstream.py" "$home/issuer.pem" "$home/issuer.key" "$home/got") >"$home/upstream" &
 upstream=$!
-within 10 grep -q listening "$home/upstream"
+within 10 grep -qs listening "$home/upstream"
 service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/upstream")
 node -e 'const fs = require("fs"), [cert, key] = process.argv.slice(1).map(path => fs.readFileSync(path));
     const server = require("http2").createSecureServer({cert, key}, (asked, answer) => answer.end(`HTTP/${asked.httpVersion}`));
     server.listen(0, "127.0.0.1", () => console.log("listening", server.address().port));' \
     "$home/issuer.pem" "$home/issuer.key" >"$home/h2" &
 h2=$!
-within 10 grep -q listening "$home/h2"
+within 10 grep -qs listening "$home/h2"
 h2_service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/h2")
 mkdir -m 700 "$home/run"
 SSL_CERT_FILE=$home/ca.pem AGENTKEYS_LOG=warn "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
@@ -30,7 +30,7 @@ on_exit() {
     finish "$code"
 }
 trap on_exit EXIT
-within 10 grep -q '^listening' "$home/ready"
+within 10 grep -qs "^listening" "$home/ready"
 export AGENTKEYS_BACKEND=unix:$home/run/s
 agentkeys init >/dev/null 2>&1
 for agent in my-agent another; do
