@@ -188,6 +188,10 @@ fn protect() -> Result<(), ServeError> {
     harden::no_new_privileges()?;
     harden::ignore_file_size_signal()?;
     harden::restrict_umask();
+    // Every stream of the gateway's takes two. With fewer it serves fewer.
+    if let Err(error) = harden::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open descriptors stays as it is");
+    }
     Ok(())
 }
 

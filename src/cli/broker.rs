@@ -29,7 +29,7 @@ use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Code, Problem};
 use crate::core::scope::Scope;
 use crate::core::terms::Exposure;
-use crate::harden::ProcessHandle;
+use crate::harden::{self, ProcessHandle};
 
 /// Variables that name hosts which no proxy is asked for; both spellings are read.
 pub const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
@@ -72,6 +72,10 @@ pub async fn run(
         context.out.warn(&format!("{agent} has no keys; the program runs without any"));
     }
 
+    // Two for each request of the program's at once; the program itself keeps its own limit.
+    if let Ok(before) = harden::raise_descriptor_limit() {
+        before.around(&mut command);
+    }
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(no_listener)?;
     let port = listener.local_addr().map_err(no_listener)?.port();
     for (name, value) in &plan.literals {

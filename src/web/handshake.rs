@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use rustls::{CertificateError, Error, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -39,6 +39,8 @@ pub enum Why {
     BadCertificate(String),
     /// It does not speak TLS.
     NotTls,
+    /// It speaks none of the protocols that it was offered.
+    NoProtocol,
     /// The handshake failed, no certificate being the reason.
     Failed(String),
     /// The connection ended in the handshake.
@@ -61,6 +63,7 @@ impl fmt::Display for Why {
             ),
             Self::BadCertificate(why) => write!(f, "its certificate cannot be used: {why}"),
             Self::NotTls => f.write_str("it does not speak TLS on that port"),
+            Self::NoProtocol => f.write_str("it speaks another version of HTTP"),
             Self::Failed(why) => write!(f, "the TLS handshake failed: {why}"),
             Self::Ended(why) => write!(f, "the connection ended in the TLS handshake: {why}"),
         }
@@ -127,6 +130,8 @@ fn why(error: &io::Error, pinned: bool) -> Why {
             other => Why::BadCertificate(plain(&other.to_string())),
         },
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => Why::NotTls,
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+        | Error::NoApplicationProtocol => Why::NoProtocol,
         other => Why::Failed(plain(&other.to_string())),
     }
 }

@@ -123,3 +123,18 @@ async fn a_kept_connection_that_has_ended_is_replaced_without_a_word() {
     whole(&backend, "/whole").await;
     assert_eq!(count.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test]
+async fn who_leaves_with_the_last_byte_leaves_the_connection_to_the_next() {
+    let (address, count) = counting().await;
+    let backend = HttpBackend::new(address.into());
+    for _ in 0..5 {
+        // As an answer is handed on whose length the service said: nobody waits for its end.
+        let mut body = ask(&backend, "/whole").await.unwrap();
+        let last = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(last, "done");
+        drop(body);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::meter::{Meter, Settling};
 use super::places::Place;
@@ -101,6 +101,18 @@ impl Body for Relayed {
                     self.end(rest);
                 }
             }
+        }
+    }
+
+    /// Where the service said how much comes, so do we: whoever reads it sees the end with the last
+    /// byte, and the connection is free for the next exchange. A mask is as long as what it covers.
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            None => SizeHint::with_exact(0),
+            Some(body) => match body.size_hint().exact() {
+                Some(rest) => SizeHint::with_exact(rest + self.scrubber.holds() as u64),
+                None => SizeHint::default(),
+            },
         }
     }
 }

@@ -28,13 +28,17 @@ fn percent_encoded(secret: &[u8], lower: bool) -> Vec<u8> {
     for byte in secret {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
             out.push(*byte);
-        } else if lower {
-            out.extend_from_slice(format!("%{byte:02x}").as_bytes());
         } else {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            out.push(b'%');
+            out.extend_from_slice(&hex_of(*byte, lower));
         }
     }
     out
+}
+
+fn hex_of(byte: u8, lower: bool) -> [u8; 2] {
+    let digits = if lower { b"0123456789abcdef" } else { b"0123456789ABCDEF" };
+    [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]
 }
 
 /// The part of base64 that is the same whatever stands before and after the secret, for each place
@@ -58,11 +62,11 @@ fn base64_cores(secret: &[u8]) -> Vec<Vec<u8>> {
 impl Scrubber {
     /// For one key.
     pub fn new(secret: &[u8]) -> Self {
-        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = |lower| secret.iter().flat_map(|byte| hex_of(*byte, lower)).collect();
         let mut forms: BTreeSet<Vec<u8>> = BTreeSet::from([
             secret.to_vec(),
-            hex.to_uppercase().into_bytes(),
-            hex.into_bytes(),
+            hex(false),
+            hex(true),
             percent_encoded(secret, false),
             percent_encoded(secret, true),
         ]);
@@ -89,8 +93,15 @@ impl Scrubber {
         self.mask(&mut text);
         let keep = self.open_end(&text);
         let goes = text.len() - keep;
-        self.held = Zeroizing::new(text[goes..].to_vec());
+        if keep > 0 {
+            self.held = Zeroizing::new(text[goes..].to_vec());
+        }
         Bytes::copy_from_slice(&text[..goes])
+    }
+
+    /// How many bytes are held back.
+    pub fn holds(&self) -> usize {
+        self.held.len()
     }
 
     /// The end of the stream.
@@ -106,7 +117,9 @@ impl Scrubber {
     }
 
     fn mask(&self, text: &mut [u8]) {
-        for form in &self.forms {
+        // Most of a header's values are shorter than any of them.
+        let length = text.len();
+        for form in self.forms.iter().filter(|form| form.len() <= length) {
             let found: Vec<usize> = memmem::find_iter(text, form.as_slice()).collect();
             for at in found {
                 text[at..at + form.len()].fill(MASK);

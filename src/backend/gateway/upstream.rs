@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::address::is_public;
-use crate::web::handshake::{self, words};
+use crate::web::handshake::{self, Why, words};
 use crate::web::{Host, Trust, url};
 
 /// Longest that it takes to be connected, resolver and handshake included.
@@ -30,8 +30,20 @@ const CONNECT: Duration = Duration::from_secs(10);
 const KEEP_IDLE: Duration = Duration::from_secs(60);
 /// Most connections that are kept for one service.
 const MOST_IDLE: usize = 256;
+/// Most bytes that a connection holds of an answer that is not read as fast as it comes; its head has
+/// to be shorter.
+const MAX_BUFFER: usize = 64 * 1024;
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
+/// What is spoken to services. Over HTTP/2 all exchanges would share a connection: one that nobody
+/// reads would use up the window of all, and those above what the service allows on one connection
+/// would wait for others to end. So it is spoken only to services that speak nothing else.
+const H1: &[&[u8]] = &[b"http/1.1"];
+const H2: &[&[u8]] = &[b"h2"];
+/// What one answer over HTTP/2 may send ahead of its reader, and all of a connection: so much that a
+/// thousand that nobody reads leave room for others.
+const H2_WINDOW: u32 = 64 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 1024 * H2_WINDOW;
 
 /// A program's body, and why it broke off.
 pub type OutBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -56,7 +68,7 @@ pub enum NotConnected {
     Private(SocketAddr),
     /// The server was not believed.
     #[error("it was not believed: {0}")]
-    NotBelieved(String),
+    NotBelieved(Why),
     /// This machine cannot check certificates.
     #[error("{0}")]
     Trust(String),
@@ -75,6 +87,9 @@ impl Upstream {
             .pool_idle_timeout(KEEP_IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
             .pool_timer(TokioTimer::new())
+            .http1_max_buf_size(MAX_BUFFER)
+            .http2_initial_stream_window_size(H2_WINDOW)
+            .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
             .timer(TokioTimer::new())
             .build(connector);
         Self { client, dialer }
@@ -101,7 +116,7 @@ impl Upstream {
         request.headers_mut().insert(HOST, host);
         let target = uri.path_and_query().cloned();
         *request.uri_mut() = target.map(Uri::from).unwrap_or_default();
-        let dialled = tokio::time::timeout(CONNECT, self.dialer.dial(uri, &[b"http/1.1"])).await;
+        let dialled = tokio::time::timeout(CONNECT, self.dialer.dial_by(&uri, H1)).await;
         let stream = dialled.unwrap_or(Err(NotConnected::Late)).map_err(|why| why.to_string())?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(stream).await.map_err(broken)?;
@@ -124,7 +139,14 @@ impl Dialer {
         Ok(self.trust.get_or_init(|| machine).clone())
     }
 
-    async fn dial(&self, uri: Uri, alpn: &[&[u8]]) -> Result<Stream, NotConnected> {
+    async fn dial(&self, uri: Uri) -> Result<Stream, NotConnected> {
+        match self.dial_by(&uri, H1).await {
+            Err(NotConnected::NotBelieved(Why::NoProtocol)) => self.dial_by(&uri, H2).await,
+            dialled => dialled,
+        }
+    }
+
+    async fn dial_by(&self, uri: &Uri, protocols: &[&[u8]]) -> Result<Stream, NotConnected> {
         let unreachable = |error: io::Error| NotConnected::Unreachable(words(&error));
         let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
         let (host, port) = url::split(authority)
@@ -152,9 +174,9 @@ impl Dialer {
             match tokio::time::timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     stream.set_nodelay(true).map_err(unreachable)?;
-                    let secured = handshake::client(&trust, &host, alpn, stream).await;
-                    let secured = secured
-                        .map_err(|refused| NotConnected::NotBelieved(refused.why.to_string()))?;
+                    let secured = handshake::client(&trust, &host, protocols, stream).await;
+                    let secured =
+                        secured.map_err(|refused| NotConnected::NotBelieved(refused.why))?;
                     let is_h2 = secured.alpn.as_deref() == Some(b"h2");
                     return Ok(Stream { io: TokioIo::new(secured.stream), is_h2 });
                 }
@@ -181,8 +203,7 @@ impl tower_service::Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let dialer = Arc::clone(&self.0);
         Box::pin(async move {
-            let dialled =
-                tokio::time::timeout(CONNECT, dialer.dial(uri, &[b"h2", b"http/1.1"])).await;
+            let dialled = tokio::time::timeout(CONNECT, dialer.dial(uri)).await;
             dialled.unwrap_or(Err(NotConnected::Late))
         })
     }

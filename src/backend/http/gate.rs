@@ -9,6 +9,7 @@ use crate::backend::peer::Peer;
 pub struct Gate {
     most: usize,
     most_each: usize,
+    most_unix: usize,
     open: Mutex<Open>,
 }
 
@@ -27,9 +28,9 @@ pub struct Place {
 }
 
 impl Gate {
-    /// A gate for `most` connections, `most_each` from one address.
-    pub fn new(most: usize, most_each: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_each, open: Mutex::default() })
+    /// A gate for `most` connections over TCP, `most_each` from one address, and `most_unix` besides.
+    pub fn new(most: usize, most_each: usize, most_unix: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_each, most_unix, open: Mutex::default() })
     }
 
     /// A place for a connection of `peer`, if there is one left.
@@ -42,8 +43,11 @@ impl Gate {
         let each = open.each.get(&whose).copied().unwrap_or(0);
         // The Unix socket's places are its own: strangers from the network must not keep the
         // machine's user from revoking.
-        let full = whose.is_some() && open.far >= self.most;
-        if full || each >= self.most_each {
+        let full = match whose {
+            Some(_) => open.far >= self.most || each >= self.most_each,
+            None => each >= self.most_unix,
+        };
+        if full {
             return None;
         }
         open.far += usize::from(whose.is_some());
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_whole_ipv6_network_is_one_address_and_a_mapped_one_is_its_ipv4() {
-        let gate = Gate::new(9, 1);
+        let gate = Gate::new(9, 1, 1);
         let enter = |text: &str| gate.enter(&Peer::Address(text.parse().unwrap()));
         let _one = enter("2001:db8:0:1::1").unwrap();
         assert!(enter("2001:db8:0:1:ffff::2").is_none());
@@ -90,7 +94,7 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_every_place_and_places_come_back() {
-        let gate = Gate::new(3, 2);
+        let gate = Gate::new(3, 2, 1);
         let from = |last| Peer::Address([127, 0, 0, last].into());
         let one = gate.enter(&from(1));
         let two = gate.enter(&from(1));
@@ -104,8 +108,9 @@ mod tests {
         assert!(again.is_some());
         // However many came over the network, the machine's own user has places.
         let unix = UnixPeer { uid: 1, pid: None, process: None, program: None };
-        let local = gate.enter(&Peer::Unix(unix));
+        let local = gate.enter(&Peer::Unix(unix.clone()));
         assert!(local.is_some());
+        assert!(gate.enter(&Peer::Unix(unix)).is_none());
         drop((two, three, again, local));
         assert!(gate.open.lock().unwrap().each.is_empty());
     }

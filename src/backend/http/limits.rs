@@ -38,8 +38,11 @@ pub struct Limits {
     pub idle_time: Duration,
     /// Connections at once; the next one gets 503 and is closed.
     pub connections: usize,
-    /// The same for one address, and for the Unix socket.
+    /// The same for one address.
     pub connections_per_address: usize,
+    /// The same for the Unix sockets, which are of one user: twice what the gateway has under way at
+    /// once, so that exchanges, whoever's they are, leave room for a person who revokes.
+    pub connections_unix: usize,
     /// Most bytes of a refused body that are read and thrown away, so that its sender gets to
     /// see the refusal.
     pub discard: usize,
@@ -59,6 +62,7 @@ impl Default for Limits {
             idle_time: Duration::from_secs(75),
             connections: 1_024,
             connections_per_address: 512,
+            connections_unix: 4_096,
             discard: 256 * 1024 * 1024,
             discard_time: Duration::from_secs(10),
             drain_time: Duration::from_secs(5),

@@ -54,7 +54,8 @@ pub async fn run(
 ) -> io::Result<Stopped> {
     let (stage, watched) = watch::channel(Stage::Running);
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
-    let gate = Gate::new(limits.connections, limits.connections_per_address);
+    let gate =
+        Gate::new(limits.connections, limits.connections_per_address, limits.connections_unix);
     let drain_time = limits.drain_time;
     let shared = Arc::new(Shared {
         served: served.into(),

@@ -131,7 +131,7 @@ pub async fn handle(
     };
     if parts.uri.path() == crate::core::gateway::PATH {
         logged.route = "gateway_forward";
-        let exchanged = catching(gateway::exchange(&connection, &parts, body)).await;
+        let exchanged = Box::pin(catching(gateway::exchange(&connection, &parts, body))).await;
         return Ok(match exchanged {
             Ok(Ok((head, body))) => {
                 logged.status = 200;
@@ -143,7 +143,9 @@ pub async fn handle(
     }
     let found = router::find(parts.method.as_str(), parts.uri.path());
     logged.route = found.as_ref().map_or("none", |route| route.name());
-    let answered = catching(answer(&connection, found, parts, body, started)).await;
+    // In a box of its own: a connection keeps room for all that this function may hold, and those
+    // that streams go by are many and hold nothing of this.
+    let answered = Box::pin(catching(answer(&connection, found, parts, body, started))).await;
     let outcome = answered.unwrap_or_else(|Panicked| {
         tracing::error!(request = logged.id, "a handler panicked");
         Outcome::refused(Problem::internal())

@@ -103,6 +103,11 @@ fn problem(address: &Address, refused: &Refused, now: Timestamp) -> Problem {
             why.clone(),
             "see what listens at that address: agentkeys doctor".to_owned(),
         ),
+        (why @ Why::NoProtocol, _) => (
+            format!("no TLS connection to {origin} came about"),
+            why.to_string(),
+            "see what listens at that address: agentkeys doctor".to_owned(),
+        ),
         (why, _) => (
             format!("the certificate of {origin} was refused"),
             format!("{why}; it is {shown}"),
@@ -112,7 +117,7 @@ fn problem(address: &Address, refused: &Refused, now: Timestamp) -> Problem {
         ),
     };
     let code = match refused.why {
-        Why::Failed(_) => Code::Unavailable,
+        Why::Failed(_) | Why::NoProtocol => Code::Unavailable,
         _ => Code::Denied,
     };
     let mut problem = Problem::new(code, detail, format!("{cause}; nothing was sent"), fix);

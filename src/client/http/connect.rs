@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::sender::{H2, Sender};
 use super::{Address, Options, Unreachable, belief, fault};
 use crate::core::problem::{Answer, Problem};
+use crate::harden;
 use crate::web::handshake::{self, words};
 use crate::web::{Certificate, Trust, TrustError, dial};
 
@@ -147,18 +148,12 @@ where
         Address::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(Failed::Refused)?;
             let uid = stream.peer_cred().map_err(Failed::Refused)?.uid();
-            if uid != own_uid().map_err(Failed::Refused)? {
+            if uid != harden::effective_uid() {
                 return Err(Failed::Final(fault::foreign_server(address, uid)));
             }
             began(Sender::one(stream).await)
         }
     }
-}
-
-/// This process's user id, as the kernel tells it to the other end of a socket.
-fn own_uid() -> io::Result<u32> {
-    let (one, _other) = UnixStream::pair()?;
-    Ok(one.peer_cred()?.uid())
 }
 
 #[cfg(test)]

@@ -37,6 +37,9 @@ const MAX_HELD: Duration = Duration::from_secs(600);
 /// Longest until an answer begins: somewhat more than the backend waits for a service.
 const UNTIL_ANSWER: Duration = Duration::from_secs(620);
 
+/// Longest that a connection whose answer is over may take to be ready for the next.
+const UNTIL_FREE: Duration = Duration::from_millis(100);
+
 /// What a service answers, from its first byte on. It keeps the connection that it comes by.
 pub type ServiceBody = Prefixed<Incoming, Lent>;
 
@@ -49,9 +52,21 @@ pub struct Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // One that is still busy, with a body that nobody waits for, would hold up the next exchange.
-        if let Some(sender) = self.sender.take().filter(Sender::is_free) {
-            self.from.keep(sender);
+        let Some(mut sender) = self.sender.take() else { return };
+        if sender.is_free() {
+            return self.from.keep(sender);
+        }
+        // It may be about to be: whoever reads an answer of a known length sees its end before the
+        // connection does. One that stays busy, with a body that nobody waits for, would hold up the
+        // next exchange.
+        let from = Arc::clone(&self.from);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let free = tokio::time::timeout(UNTIL_FREE, sender.is_ready()).await;
+                if free == Ok(true) {
+                    from.keep(sender);
+                }
+            });
         }
     }
 }
@@ -114,7 +129,11 @@ impl HttpBackend {
             let was_kept = kept.is_some();
             let mut sender = match kept {
                 Some(sender) => sender,
-                None => connect::with_retries(&self.address, &self.options, &self.belief).await?,
+                // Its state is large, and is not to be kept for as long as the answer lasts.
+                None => {
+                    let (address, options) = (&self.address, &self.options);
+                    Box::pin(connect::with_retries(address, options, &self.belief)).await?
+                }
             };
             let sent = tokio::time::timeout(UNTIL_ANSWER, sender.try_send(request)).await;
             match sent.map_err(|_| broken(self, "no answer began in time"))? {

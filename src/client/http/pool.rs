@@ -11,6 +11,8 @@ use super::sender::Sender;
 /// How long an idle connection is kept; below the server's 75 s, so that it is the client who
 /// hangs up.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
+/// Most idle connections: what a burst of exchanges leaves behind is not to use up the backend's.
+const MOST_IDLE: usize = 128;
 
 /// Idle connections, for requests whose body is a `B`.
 pub struct Pool<B = Full<Bytes>> {
@@ -45,7 +47,8 @@ where
         loop {
             let mut sender = {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                idle.retain(|kept| kept.since.elapsed() < KEEP_IDLE && !kept.sender.is_closed());
+                let now = Instant::now();
+                idle.retain(|kept| now - kept.since < KEEP_IDLE && !kept.sender.is_closed());
                 // One that is shared stays for the next call.
                 match self.share(&idle.last()?.sender) {
                     Some(shared) => shared,
@@ -65,10 +68,12 @@ where
         }
         let since = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = idle.len() >= MOST_IDLE;
         // One shared connection is enough; whichever was made beside it ends with its call.
         match idle.iter_mut().find(|kept| self.share(&kept.sender).is_some()) {
             Some(shared) if !shared.sender.is_closed() => shared.since = since,
             Some(closed) => *closed = Idle { sender, since },
+            None if full => {}
             None => idle.push(Idle { sender, since }),
         }
     }

@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What a server chooses HTTP/2 by.
 pub const H2: &[u8] = b"h2";
+/// Most bytes that a connection of HTTP/1.1 holds of an answer that is not read as fast as it comes.
+const MAX_BUFFER: usize = 64 * 1024;
 
 /// What requests are sent by.
 pub enum Sender<B = Full<Bytes>> {
@@ -31,7 +33,9 @@ where
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let mut http = http1::Builder::new();
+        http.max_buf_size(MAX_BUFFER);
+        let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;
         // The task ends with its connection: when the sender is dropped, or the server hangs up.
         // What it ends with reaches whoever waits for an answer.
         tokio::spawn(async move {

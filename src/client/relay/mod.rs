@@ -51,8 +51,8 @@ pub use crate::web::Host;
 const HEAD_TIME: Duration = Duration::from_secs(15);
 /// Most bytes of a request's head.
 const MAX_HEAD: usize = 48 * 1024;
-/// Most connections at once.
-const CONNECTIONS: usize = 512;
+/// Most connections at once: somewhat more than the backend lets one session have under way.
+const CONNECTIONS: usize = 1_152;
 /// How long before its end a session is renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 60);
 /// How often that is looked at.

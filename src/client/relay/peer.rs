@@ -1,11 +1,21 @@
-//! Which Unix user is at the other end of a TCP connection on this machine, as the kernel says in
-//! `/proc/net/tcp` (proc_pid_net(5)).
+//! Which Unix user is at the other end of a TCP connection on this machine, as the kernel says of
+//! that one socket, or else in `/proc/net/tcp` (proc_pid_net(5)).
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// The user that has the socket `theirs`, connected to `ours`; `None` if the kernel lists none, as
-/// for one of another network namespace.
+use crate::harden;
+
+/// The user that has the socket `theirs`, connected to `ours`; `None` if the kernel knows none, as
+/// for one of another network namespace, or one that is closed already.
 pub fn uid_of(theirs: SocketAddr, ours: SocketAddr) -> io::Result<Option<u32>> {
+    match harden::tcp_socket_owner(theirs, ours) {
+        Ok(found) => Ok(found),
+        // Not in this kernel, or not in this container.
+        Err(_) => listed(theirs, ours),
+    }
+}
+
+fn listed(theirs: SocketAddr, ours: SocketAddr) -> io::Result<Option<u32>> {
     let table = match theirs.ip() {
         IpAddr::V4(_) => std::fs::read_to_string("/proc/self/net/tcp")?,
         IpAddr::V6(_) => std::fs::read_to_string("/proc/self/net/tcp6")?,
@@ -33,8 +43,10 @@ fn find(table: &str, local: &str, remote: &str) -> Option<u32> {
         if one != local || other != remote {
             return None;
         }
-        // st, queues, timer, retransmits; then the user.
-        fields.nth(4)?.parse().ok()
+        // st, queues, timer, retransmits; then the user, a timeout, and the inode. What was closed is
+        // said to be root's, and has none.
+        let user = fields.nth(4)?.parse().ok()?;
+        (fields.nth(1)? != "0").then_some(user)
     })
 }
 
@@ -50,17 +62,21 @@ mod tests {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (server, theirs) = listener.accept().unwrap();
             let ours = server.local_addr().unwrap();
-            assert_eq!(uid_of(theirs, ours).unwrap(), Some(crate::harden::effective_uid()));
-            assert_eq!(
-                uid_of(client.peer_addr().unwrap(), "127.0.0.1:1".parse().unwrap()).unwrap(),
-                None
-            );
+            let other = "127.0.0.1:1".parse().unwrap();
+            for way in [uid_of, listed] {
+                assert_eq!(way(theirs, ours).unwrap(), Some(harden::effective_uid()));
+                assert_eq!(way(theirs, other).unwrap(), None);
+            }
+            drop(client);
+            for way in [uid_of, listed] {
+                assert_eq!(way(theirs, ours).unwrap(), None, "a closed one is somebody's");
+            }
         }
     }
 
     #[test]
     fn a_line_that_is_none_is_nobodys() {
-        let table = "head\n  0: 0100007F:0016 0100007F:9C40 01 0:0 00:0 0 1000 0 1\n 1: x\n\n";
+        let table = "head\n  0: 0100007F:0016 0100007F:9C40 01 0:0 00:0 0 1000 0 7\n 1: x\n\n";
         assert_eq!(find(table, "0100007F:0016", "0100007F:9C40"), Some(1000));
         assert_eq!(find(table, "0100007F:9C40", "0100007F:0016"), None);
     }

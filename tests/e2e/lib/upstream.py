@@ -4,6 +4,8 @@
 
 Says "listening PORT" once it does. Each request becomes one line of JSON in LOG; /stream sends a
 frame every tenth of a second until it is hung up on, and /stream's end is written down as well.
+/events/COUNT/MILLISECONDS sends so many numbered frames at that pace; /flood/MEGABYTES sends as fast as
+it is read, and writes down how far it came whenever that has not changed for a second.
 """
 import base64
 import gzip
@@ -133,21 +135,55 @@ class Service(BaseHTTPRequestHandler):
                     time.sleep(0.1)
             except OSError:
                 note({"ended": time.time()})
+        elif path.startswith("/events/"):
+            count, millis = (int(part) for part in path.split("/")[2:])
+            self.begin_stream()
+            try:
+                for number in range(count):
+                    self.frame(f"data: {number}\n\n")
+                    time.sleep(millis / 1000)
+                self.end_stream()
+            except OSError:
+                note({"ended": time.time(), "was": path})
+        elif path.startswith("/flood/"):
+            self.flood(int(path.split("/")[2]))
         else:
             self.answer({"method": self.command, "path": self.path, "bytes": len(body)})
+
+    def flood(self, megabytes):
+        self.begin_stream()
+        sent, over = [0], threading.Event()
+
+        def watch():
+            before = -1
+            while not over.wait(1):
+                if before == sent[0]:
+                    note({"stalled": before})
+                before = sent[0]
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            for _ in range(megabytes * 16):
+                self.frame("x" * 65536)
+                sent[0] += 65536
+            self.end_stream()
+        finally:
+            over.set()
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = serve
 
 
 class Server(ThreadingHTTPServer):
-    """Takes a hundred connections at the same moment; Python's own queue has five places."""
+    """Takes a thousand connections at the same moment; Python's own queue has five places."""
 
-    request_queue_size = 512
+    request_queue_size = 2048
+    daemon_threads = True
 
 
 server = Server(("127.0.0.1", 0), Service)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(certificate, key)
-server.socket = context.wrap_socket(server.socket, server_side=True)
+# Each handshake is its own thread's, which no other connection waits for.
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 print("listening", server.server_port, flush=True)
 server.serve_forever()
