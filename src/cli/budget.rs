@@ -23,11 +23,13 @@ use crate::core::terms::TermsChange;
             others, or to count otherwise, name a price: --price 2.50/10 for a million tokens sent and \
             answered, --per-request 0.01 for each request.",
     note = "--ask-at 80 has each request wait for your approval from 80 hundredths of a limit on. \
-            A budget binds the gateway: expose the key no further than broker, or the agent can go \
+            --per-minute lets so many requests through in a minute, ten seconds' worth of them at once; \
+            others wait, ten seconds at most. A budget binds the gateway: expose the key no further than broker, or the agent can go \
             without it.",
     example = "agentkeys budget my-agent openai",
     example = "agentkeys budget my-agent openai --day 5 --month 50 --ask-at 80",
     example = "agentkeys budget my-agent my-api --total 1 --per-request 0.01",
+    example = "agentkeys budget my-agent openai --per-minute 60",
     example = "agentkeys budget my-agent openai --clear"
 )]
 /// see above
@@ -44,6 +46,9 @@ pub struct BudgetArgs {
     /// from how many hundredths of a limit on you are asked, or none
     #[argh(option, arg_name = "percent")]
     ask_at: Option<String>,
+    /// most requests a minute, or none; others wait for their turn
+    #[argh(option, arg_name = "requests")]
+    per_minute: Option<String>,
     /// a million tokens sent and answered, and maybe those sent again
     #[argh(option, arg_name = "in/out")]
     price: Option<String>,
@@ -69,6 +74,7 @@ pub struct SetBudget {
     month: Change<Amount>,
     total: Change<Amount>,
     ask_at: Change<u8>,
+    rate: Change<u32>,
     price: Option<(Amount, Amount, Option<Amount>)>,
     per_request: Option<Amount>,
     clear: bool,
@@ -117,6 +123,17 @@ impl TryFrom<BudgetArgs> for SetBudget {
                 )),
             },
         });
+        let rate = raw.per_minute.map(|text| match text.as_str() {
+            "none" => Ok(None),
+            text => match text.parse::<u32>() {
+                Ok(rate @ 1..=1_000_000) => Ok(Some(rate)),
+                _ => Err(usage(
+                    format!("--per-minute {text} is no number of requests"),
+                    "it wants 1 to 1000000, or none",
+                    "agentkeys budget my-agent openai --per-minute 60",
+                )),
+            },
+        });
         let named = raw.price.map(|text| {
             price(&text).ok_or_else(|| {
                 usage(
@@ -136,6 +153,7 @@ impl TryFrom<BudgetArgs> for SetBudget {
             month: limit("--month", raw.month)?,
             total: limit("--total", raw.total)?,
             ask_at: ask_at.transpose()?,
+            rate: rate.transpose()?,
             price: named.transpose()?,
             per_request: per_request.transpose()?,
             clear: raw.clear,
@@ -150,6 +168,7 @@ impl SetBudget {
         budget.month = self.month.unwrap_or(budget.month);
         budget.total = self.total.unwrap_or(budget.total);
         budget.ask_at = self.ask_at.unwrap_or(budget.ask_at);
+        budget.rate = self.rate.unwrap_or(budget.rate);
         if self.price.is_some() || self.per_request.is_some() {
             let mut price = budget.price.unwrap_or_default();
             if let Some((input, output, cached)) = self.price {

@@ -25,6 +25,9 @@ pub struct Budget {
     /// From how many hundredths of a limit on the master is asked about each request; 1 to 99.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ask_at: Option<u8>,
+    /// How many requests a minute; others wait for their turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
     /// What is charged, in place of what the catalog knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
@@ -160,7 +163,7 @@ impl Budget {
     /// Whether its figures are of use.
     pub fn is_sound(&self) -> bool {
         let asks = self.ask_at.is_none_or(|part| (1..=99).contains(&part) && self.has_limit());
-        asks && self.limits().iter().all(|(_, of)| *of != Some(0))
+        asks && self.rate != Some(0) && self.limits().iter().all(|(_, of)| *of != Some(0))
     }
 
     /// How it stands.
@@ -198,7 +201,10 @@ impl Budget {
         let mut limits = limits.map(|((_, ours), (_, theirs))| narrower(ours, theirs));
         // Another price counts otherwise, which may be less.
         let counts = self.price == wider.price || !wider.has_limit();
-        limits.all(|ok| ok) && narrower(self.ask_at, wider.ask_at) && counts
+        limits.all(|ok| ok)
+            && narrower(self.ask_at, wider.ask_at)
+            && narrower(self.rate, wider.rate)
+            && counts
     }
 }
 
@@ -214,6 +220,9 @@ impl fmt::Display for Budget {
         }
         if let Some(part) = self.ask_at {
             parts.push(format!("asks from {part}% on"));
+        }
+        if let Some(rate) = self.rate {
+            parts.push(format!("{rate} requests a minute"));
         }
         if let Some(Price { input, output, cached, request }) = self.price {
             let mut price = format!("{}/{}", usd(input), usd(output));

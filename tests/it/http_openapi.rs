@@ -188,7 +188,7 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
                 body["expose"] = "broker".into();
                 body["rules"] = serde_json::json!(["allow POST /v1/x"]);
                 body["budget"] =
-                    serde_json::json!({"day": 5, "ask_at": 80, "price": {"request": 1}});
+                    serde_json::json!({"day": 5, "ask_at": 80, "rate": 60, "price": {"request": 1}});
                 (session.expose(), String::new(), body)
             }
             Route::CredentialRead | Route::CredentialInject => {

@@ -3,22 +3,28 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::meter::{Meter, Settling};
 use super::places::Place;
 use super::scrub::Scrubber;
 use crate::backend::vault::Right;
-use crate::core::problem::Problem;
 
 /// Such a body.
 pub struct Relayed {
-    body: Option<Incoming>,
+    /// Gone when it has ended, or the right to it has.
+    body: Arc<Mutex<Option<Incoming>>>,
+    /// Whether the service has said all.
+    whole: bool,
     scrubber: Scrubber,
-    lost: Pin<Box<dyn Future<Output = Problem> + Send>>,
+    lost: oneshot::Receiver<()>,
+    watching: JoinHandle<()>,
     meter: Option<Meter>,
     /// Its cost, which is counted before `last` is handed on: the next request of whoever waits for
     /// it finds it counted.
@@ -36,17 +42,47 @@ impl Relayed {
         meter: Option<Meter>,
         place: Place,
     ) -> Self {
-        let lost = Box::pin(async move { right.lost().await });
-        let body = Some(body);
-        let (settling, last) = (None, Bytes::new());
-        Self { body, scrubber, lost, meter, settling, last, _place: place }
+        let body = Arc::new(Mutex::new(Some(body)));
+        let (tell, lost) = oneshot::channel();
+        // In a task of its own, since nobody asks for more in the name of a program that does not
+        // read: the service is hung up on all the same.
+        let watched = Arc::clone(&body);
+        let watching = tokio::spawn(async move {
+            right.lost().await;
+            held(&watched).take();
+            let _ = tell.send(());
+        });
+        let (settling, last, whole) = (None, Bytes::new(), false);
+        Self { body, whole, scrubber, lost, watching, meter, settling, last, _place: place }
     }
 
     /// The service has said all: `last` is what is left of it.
     fn end(&mut self, last: Bytes) {
-        self.body = None;
+        held(&self.body).take();
+        self.whole = true;
         self.last = last;
         self.settling = self.meter.as_mut().and_then(|meter| meter.settle(true));
+    }
+
+    /// The next frame of the service, and whether it is the last; `None` when the right has ended.
+    fn poll_service(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(Option<hyper::Result<Frame<Bytes>>>, bool)>> {
+        let mut body = held(&self.body);
+        let Some(body) = body.as_mut() else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
+        Poll::Ready(Some((frame, body.is_end_stream())))
+    }
+}
+
+fn held(body: &Mutex<Option<Incoming>>) -> MutexGuard<'_, Option<Incoming>> {
+    body.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        self.watching.abort();
     }
 }
 
@@ -58,28 +94,31 @@ impl Body for Relayed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.body.is_some() && self.lost.as_mut().poll(cx).is_ready() {
-            // Dropped, so that the service is hung up on as well.
-            self.body = None;
-            self.meter = None;
-            let error =
-                io::Error::new(io::ErrorKind::PermissionDenied, "the right to it has ended");
-            return Poll::Ready(Some(Err(error)));
-        }
         loop {
             if let Some(settling) = &mut self.settling {
                 std::task::ready!(settling.as_mut().poll(cx));
                 self.settling = None;
             }
-            let Some(body) = &mut self.body else {
+            if self.whole {
                 let last = std::mem::take(&mut self.last);
                 return Poll::Ready((!last.is_empty()).then(|| Ok(Frame::data(last))));
+            }
+            let ended = Pin::new(&mut self.lost).poll(cx).is_ready();
+            let polled = match self.poll_service(cx) {
+                Poll::Ready(polled) => polled.filter(|_| !ended),
+                Poll::Pending if ended => None,
+                Poll::Pending => return Poll::Pending,
             };
-            match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
+            match polled {
+                None => {
+                    (self.whole, self.meter) = (true, None);
+                    let cause = "the right to it has ended";
+                    let error = io::Error::new(io::ErrorKind::PermissionDenied, cause);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Some((Some(Ok(frame)), is_last)) => {
                     // What a service says in trailers is for nobody here.
                     let Ok(bytes) = frame.into_data() else { continue };
-                    let is_last = body.is_end_stream();
                     if let Some(meter) = &mut self.meter {
                         meter.feed(&bytes);
                     }
@@ -91,12 +130,11 @@ impl Body for Relayed {
                         return Poll::Ready(Some(Ok(Frame::data(goes))));
                     }
                 }
-                Some(Err(error)) => {
-                    self.body = None;
-                    self.meter = None;
+                Some((Some(Err(error)), _)) => {
+                    (self.whole, self.meter) = (true, None);
                     return Poll::Ready(Some(Err(io::Error::other(error))));
                 }
-                None => {
+                Some((None, _)) => {
                     let rest = self.scrubber.finish();
                     self.end(rest);
                 }
@@ -107,12 +145,12 @@ impl Body for Relayed {
     /// Where the service said how much comes, so do we: whoever reads it sees the end with the last
     /// byte, and the connection is free for the next exchange. A mask is as long as what it covers.
     fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            None => SizeHint::with_exact(0),
-            Some(body) => match body.size_hint().exact() {
-                Some(rest) => SizeHint::with_exact(rest + self.scrubber.holds() as u64),
-                None => SizeHint::default(),
-            },
+        if self.whole {
+            return SizeHint::with_exact(self.last.len() as u64);
+        }
+        match held(&self.body).as_ref().and_then(|body| body.size_hint().exact()) {
+            Some(rest) => SizeHint::with_exact(rest + self.scrubber.holds() as u64),
+            None => SizeHint::default(),
         }
     }
 }

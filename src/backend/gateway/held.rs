@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::Body;
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 
 use crate::backend::vault::HeldAct as Act;
@@ -18,10 +18,11 @@ use crate::web::Prefixed;
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The whole body; `first` is what of it is there already.
-pub async fn whole(first: Vec<u8>, body: Incoming, has_body: bool) -> Answer<Bytes> {
-    if !has_body {
-        return Ok(Bytes::new());
-    }
+pub async fn whole<B>(first: Vec<u8>, body: B) -> Answer<Bytes>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let body = Prefixed::<_, ()>::new(first, body);
     let read = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_HELD_BODY).collect()).await;
     let cause = match read {

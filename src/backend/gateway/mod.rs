@@ -10,11 +10,13 @@ mod held;
 mod inject;
 mod meter;
 mod places;
+mod request;
+mod retry;
 mod scrub;
 mod upstream;
 mod websocket;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
@@ -27,27 +29,28 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue,
-    SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING,
+    CONTENT_ENCODING, HeaderMap, HeaderName, SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING,
 };
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 
 pub use self::destination::Own;
 use self::destination::{Destination, Destinations};
 use self::exchange::Relayed;
 use self::meter::Meter;
 use self::places::{Place, Places};
+use self::request::{bad, checked_target, content_length, headers_of, in_short, no_other_meaning};
+use self::retry::{MAX_KEPT, Retries};
 use self::scrub::Scrubber;
 use self::upstream::{NotConnected, Upstream};
 use self::websocket::Socket;
+use super::clock::Entropy;
 use super::http::{Forward, Forwarded};
 use super::peer::Peer;
-use super::vault::{InUse, Purpose, Taken, Vault};
+use super::vault::{InUse, Purpose, Right, Taken, Vault};
 use crate::core::catalog::Sent;
 use crate::core::gateway::{
-    Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, ServicePlace, field_bytes, field_text,
-    is_hop_by_hop,
+    Field, MAX_BODY, RequestHead, ResponseHead, ServicePlace, field_text, is_hop_by_hop,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
@@ -59,8 +62,6 @@ use crate::web::{Prefixed, Trust};
 const UNTIL_ANSWER: Duration = Duration::from_secs(600);
 /// Longest until a connection is a WebSocket, after the service has agreed.
 const UNTIL_UPGRADED: Duration = Duration::from_secs(10);
-/// Most characters of a path that go on record.
-const MOST_RECORDED: usize = 160;
 
 /// A program's body on its way to the service.
 type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -87,85 +88,6 @@ impl Gateway {
     }
 }
 
-fn bad(what: &str, why: &str) -> Problem {
-    Problem::invalid(what, why)
-}
-
-/// The program's headers, without those that belong to its connection. Without a body there is no
-/// length either: the service would take what comes next on the connection, which may be another
-/// agent's, for the body that it was told of.
-fn headers_of(fields: &[Field], has_body: bool) -> Answer<HeaderMap> {
-    if fields.len() > MAX_FIELDS {
-        return Err(bad("headers", &format!("a request has at most {MAX_FIELDS}")));
-    }
-    let named: BTreeSet<String> = fields
-        .iter()
-        .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
-        .flat_map(|(_, value)| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
-        .collect();
-    let mut headers = HeaderMap::with_capacity(fields.len());
-    for (name, value) in fields {
-        let name: HeaderName = name.parse().map_err(|_| bad("headers", "a name is none"))?;
-        let goes_no_further = is_hop_by_hop(name.as_str())
-            || named.contains(name.as_str())
-            || matches!(name.as_str(), "host" | "expect" | "accept-encoding")
-            || name == CONTENT_LENGTH && !has_body;
-        if goes_no_further {
-            continue;
-        }
-        let value = field_bytes(value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
-        headers.append(name, value.ok_or_else(|| bad("headers", "a value is none"))?);
-    }
-    // Of two lengths, or one that is no number, the two ends could read different requests.
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    let is_number =
-        |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit) && !value.is_empty();
-    if lengths.next().is_some() || length.is_some_and(|length| !is_number(length)) {
-        return Err(bad("headers", "content-length is one number"));
-    }
-    // What comes back is looked through for the key, so it has to come as it is.
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    Ok(headers)
-}
-
-/// Path and query in origin form: they begin with one slash, and name no host.
-fn checked_target(target: &str) -> Answer<()> {
-    let visible = target.bytes().all(|c| c.is_ascii_graphic() && c != b'#' && c != b'\\');
-    let parsed = target.parse::<PathAndQuery>().is_ok_and(|read| read.as_str() == target);
-    if target.starts_with('/') && !target.starts_with("//") && visible && parsed {
-        return Ok(());
-    }
-    Err(bad("target", "it wants a path that begins with one slash, and a query"))
-}
-
-/// Headers that some services take for another method or path than the request has: what was held
-/// against the rules would not be what is done.
-const OTHER_MEANINGS: [&str; 6] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
-    "x-forwarded-prefix",
-];
-
-fn no_other_meaning(headers: &HeaderMap) -> Answer<()> {
-    match OTHER_MEANINGS.iter().find(|name| headers.contains_key(**name)) {
-        Some(name) => Err(bad("headers", &format!("{name} does not go through the gateway"))),
-        None => Ok(()),
-    }
-}
-
-/// What goes on record of a request: method, host and path, without the query, which may hold
-/// anything.
-fn in_short(method: &Method, authority: &str, target: &str) -> String {
-    let path = target.split('?').next().unwrap_or_default();
-    let cut: String = path.chars().take(MOST_RECORDED).collect();
-    let more = if cut.len() < path.len() { "…" } else { "" };
-    format!("{method} {authority}{cut}{more}")
-}
-
 fn not_answered(service: &ServiceName, authority: &str, cause: String) -> Problem {
     let fix = "try again; agentkeys usage shows what was asked";
     let detail = format!("{service} did not answer at {authority}");
@@ -175,9 +97,46 @@ fn not_answered(service: &ServiceName, authority: &str, cause: String) -> Proble
 /// What goes to the service besides the head.
 enum Outgoing {
     Nothing,
+    /// So small that it is kept, and can be sent again.
+    Whole(Bytes),
     Body(RequestBody),
     /// Of a WebSocket, once the service has agreed.
     Frames(Prefixed<Incoming>),
+}
+
+impl Outgoing {
+    /// The same once more, if that can be.
+    fn again(&self) -> Option<Self> {
+        match self {
+            Self::Nothing => Some(Self::Nothing),
+            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Body(_) | Self::Frames(_) => None,
+        }
+    }
+}
+
+/// A request that was sent.
+struct Sending {
+    answered: Result<Response<Incoming>, NoAnswer>,
+    frames: Option<Prefixed<Incoming>>,
+    right: Right,
+    scrubber: Scrubber,
+    meter: Option<Meter>,
+}
+
+/// Why there is no answer, in words that hold nothing of the request.
+enum NoAnswer {
+    /// Nobody was there to be asked.
+    NotConnected(String),
+    /// It may have been asked.
+    Broken(String),
+}
+
+/// By what a request is taken into use once more, to be sent again.
+struct Again {
+    peer: Peer,
+    session: SessionToken,
+    purpose: Purpose,
 }
 
 /// A request that was found to be in order, but for whether it may be sent.
@@ -233,48 +192,26 @@ impl Forward for Gateway {
             what,
             act: None,
         };
+        let is_small = content_length(&headers).is_some_and(|length| length <= MAX_KEPT as u64);
         let asked = Asked { service, authority, sent, method, target, headers, place };
-        let using = match self.vault.use_credential(peer.clone(), &session, &purpose).await? {
-            Taken::InUse(using) => using,
-            Taken::Asks => {
-                // What goes over a WebSocket later is not what is asked about.
-                let (whole, outgoing) = if websocket {
-                    (Bytes::new(), Outgoing::Frames(Prefixed::new(first, body)))
-                } else {
-                    let whole = held::whole(first, body, has_body).await?;
-                    let sent = Full::new(whole.clone()).map_err(|never| match never {});
-                    let outgoing = match has_body {
-                        true => Outgoing::Body(sent.boxed_unsync()),
-                        false => Outgoing::Nothing,
-                    };
-                    (whole, outgoing)
-                };
-                let act = held::act(&asked.authority, &asked.target, &asked.headers, &whole)?;
-                return match self.vault.hold(peer, &session, purpose, act).await? {
-                    Ok(using) => self.ask(asked, using, outgoing).await,
-                    Err(waiting) => {
-                        let held = waiting.held().clone();
-                        let later = async move {
-                            let using = waiting.answer().await?;
-                            match self.ask(asked, using, outgoing).await? {
-                                Forwarded::Answered(head, body) => Ok((head, body)),
-                                Forwarded::Held(..) => Err(Problem::internal()),
-                            }
-                        };
-                        Ok(Forwarded::Held(held, Box::pin(later)))
-                    }
-                };
+        let outgoing = if websocket {
+            Outgoing::Frames(Prefixed::new(first, body))
+        } else if has_body && is_small {
+            Outgoing::Whole(held::whole(first, body).await?)
+        } else if has_body {
+            let streamed = Limited::new(Prefixed::new(first, body), MAX_BODY);
+            Outgoing::Body(streamed.map_err(io::Error::other).boxed_unsync())
+        } else {
+            Outgoing::Nothing
+        };
+        match self.vault.use_in_turn(&peer, &session, &purpose).await? {
+            Taken::InUse(using) => {
+                let again = Again { peer, session, purpose };
+                self.ask(asked, using, outgoing, Some(again)).await
             }
-        };
-        let streamed = Prefixed::new(first, body);
-        let outgoing = match (websocket, has_body) {
-            (true, _) => Outgoing::Frames(streamed),
-            (false, true) => Outgoing::Body(
-                Limited::new(streamed, MAX_BODY).map_err(io::Error::other).boxed_unsync(),
-            ),
-            (false, false) => Outgoing::Nothing,
-        };
-        self.ask(asked, using, outgoing).await
+            Taken::Asks => self.hold(peer, &session, purpose, asked, outgoing).await,
+            Taken::Later(_) => Err(Problem::internal()),
+        }
     }
 }
 
@@ -294,19 +231,101 @@ fn counted(body: RequestBody, sent: Arc<AtomicU64>) -> RequestBody {
 }
 
 impl Gateway {
-    /// Asks the service.
-    async fn ask(&self, asked: Asked, using: Box<InUse>, outgoing: Outgoing) -> Answer<Forwarded> {
-        let Asked { service, authority, sent, method, target, mut headers, place } = asked;
-        let target = inject::inject(&service, &sent, &using.secret, &mut headers, &target)?;
+    /// Has a request wait until its master has answered, and then asks the service.
+    async fn hold(
+        self: Arc<Self>,
+        peer: Peer,
+        session: &SessionToken,
+        purpose: Purpose,
+        asked: Asked,
+        outgoing: Outgoing,
+    ) -> Answer<Forwarded> {
+        let (whole, outgoing) = match outgoing {
+            Outgoing::Whole(whole) => (whole.clone(), Outgoing::Whole(whole)),
+            Outgoing::Body(body) => {
+                let whole = held::whole(Vec::new(), body).await?;
+                (whole.clone(), Outgoing::Whole(whole))
+            }
+            // What goes over a WebSocket later is not what is asked about.
+            other => (Bytes::new(), other),
+        };
+        let act = held::act(&asked.authority, &asked.target, &asked.headers, &whole)?;
+        match self.vault.hold(peer, session, purpose, act).await? {
+            Ok(using) => self.ask(asked, using, outgoing, None).await,
+            Err(waiting) => {
+                let held = waiting.held().clone();
+                let later = async move {
+                    let using = waiting.answer().await?;
+                    match self.ask(asked, using, outgoing, None).await? {
+                        Forwarded::Answered(head, body) => Ok((head, body)),
+                        Forwarded::Held(..) => Err(Problem::internal()),
+                    }
+                };
+                Ok(Forwarded::Held(held, Box::pin(later)))
+            }
+        }
+    }
+
+    /// Asks the service; `again` once more where it did nothing, and that is no other act: each time
+    /// is a use of its own, on record and by the rules.
+    async fn ask(
+        &self,
+        asked: Asked,
+        mut using: Box<InUse>,
+        mut outgoing: Outgoing,
+        again: Option<Again>,
+    ) -> Answer<Forwarded> {
+        let entropy = Entropy::system();
+        let mut retries = Retries::default();
+        loop {
+            let kept = again.as_ref().and_then(|again| Some((again, outgoing.again()?)));
+            let mut sent = self.send(&asked, using, outgoing).await?;
+            let pause = match (&kept, &sent.answered) {
+                (Some(_), Ok(response)) => retries.after(response, &entropy),
+                (Some(_), Err(NoAnswer::NotConnected(_))) => retries.unreachable(&entropy),
+                _ => None,
+            };
+            let (Some(pause), Some((again, kept))) = (pause, kept) else {
+                return self.answer(asked, sent).await;
+            };
+            if let Some(meter) = &mut sent.meter {
+                meter.forget();
+            }
+            drop(sent.answered);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                problem = sent.right.lost() => return Err(problem),
+            }
+            let Again { peer, session, purpose } = again;
+            using = match self.vault.use_in_turn(peer, session, purpose).await? {
+                Taken::InUse(using) => using,
+                Taken::Asks | Taken::Later(_) => {
+                    let cause =
+                        "it did nothing, and its rules have changed before it was asked again";
+                    return Err(not_answered(&asked.service, &asked.authority, cause.to_owned()));
+                }
+            };
+            outgoing = kept;
+        }
+    }
+
+    /// Sends a request once.
+    async fn send(&self, asked: &Asked, using: Box<InUse>, outgoing: Outgoing) -> Answer<Sending> {
+        let Asked { service, authority, sent, method, target, headers, .. } = asked;
+        let mut headers = headers.clone();
+        let target = inject::inject(service, sent, &using.secret, &mut headers, target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
         let uri = uri.path_and_query(path).build().map_err(|_| Problem::internal())?;
         let scrubber = Scrubber::new(using.secret.expose());
         drop(using.secret);
 
-        let mut meter = using.charge.map(Meter::new);
+        let meter = using.charge.map(Meter::new);
         let (body, frames) = match outgoing {
             Outgoing::Nothing => (no_body(), None),
+            Outgoing::Whole(whole) => {
+                (Full::new(whole).map_err(|never| match never {}).boxed_unsync(), None)
+            }
             Outgoing::Body(body) => (body, None),
             Outgoing::Frames(frames) => (no_body(), Some(frames)),
         };
@@ -321,7 +340,7 @@ impl Gateway {
         let mut right = using.standing;
         let asking = async {
             match &frames {
-                Some(_) => self.upstream.upgrade(request).await,
+                Some(_) => self.upstream.upgrade(request).await.map_err(NoAnswer::Broken),
                 None => self.upstream.send(request).await.map_err(|error| why(&error)),
             }
         };
@@ -330,11 +349,19 @@ impl Gateway {
             problem = right.lost() => return Err(problem),
         };
         let late = format!("its answer did not begin within {} seconds", UNTIL_ANSWER.as_secs());
-        let answered = answered.map_err(|_| not_answered(&service, &authority, late))?;
+        let answered = answered.map_err(|_| not_answered(service, authority, late))?;
+        Ok(Sending { answered, frames, right, scrubber, meter })
+    }
+
+    /// What the service answered, for the program.
+    async fn answer(&self, asked: Asked, sent: Sending) -> Answer<Forwarded> {
+        let Asked { service, authority, method, place, .. } = asked;
+        let Sending { answered, frames, right, scrubber, mut meter } = sent;
         let mut response = answered.map_err(|why| {
             if let Some(meter) = &mut meter {
                 meter.forget();
             }
+            let (NoAnswer::NotConnected(why) | NoAnswer::Broken(why)) = why;
             not_answered(&service, &authority, why)
         })?;
         let frames = frames.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
@@ -392,83 +419,29 @@ fn answer_fields(headers: &HeaderMap, scrubber: &Scrubber) -> Vec<Field> {
         .collect()
 }
 
-/// Why there is no answer, in words that hold nothing of the request.
-fn why(error: &hyper_util::client::legacy::Error) -> String {
+/// Why there is no answer.
+fn why(error: &hyper_util::client::legacy::Error) -> NoAnswer {
     let mut next = error.source();
     while let Some(cause) = next {
-        if let Some(known) = cause.downcast_ref::<NotConnected>() {
-            return known.to_string();
+        match cause.downcast_ref::<NotConnected>() {
+            Some(known @ NotConnected::Unreachable(_)) => {
+                return NoAnswer::NotConnected(known.to_string());
+            }
+            // What is not believed or not allowed is no better the next time.
+            Some(known) => return NoAnswer::Broken(known.to_string()),
+            None => next = cause.source(),
         }
-        next = cause.source();
     }
     if error.is_connect() {
-        "the connection could not be made".to_owned()
+        NoAnswer::NotConnected("the connection could not be made".to_owned())
     } else {
-        "the connection broke before an answer came".to_owned()
+        NoAnswer::Broken("the connection broke before an answer came".to_owned())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_target_that_could_mean_another_host_or_end_the_line_is_refused() {
-        for good in ["/", "/v1/chat?a=b&c=%20"] {
-            assert!(checked_target(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "v1",
-            "//evil.example/v1",
-            "https://evil.example/",
-            "/a b",
-            "/a\r\nx: y",
-            "/a#b",
-            "/a\\b",
-            "*",
-            "/\u{e9}",
-        ] {
-            assert!(checked_target(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn what_belongs_to_the_programs_connection_goes_no_further() {
-        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let sent = [
-            field("connection", "close, X-Own"),
-            field("x-own", "1"),
-            field("host", "evil.example"),
-            field("transfer-encoding", "chunked"),
-            field("te", "trailers"),
-            field("accept-encoding", "gzip"),
-            field("accept", "a"),
-            field("accept", "b"),
-        ];
-        let headers = headers_of(&sent, true).unwrap();
-        let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["accept", "accept", "accept-encoding"]);
-        assert_eq!(headers["accept-encoding"], "identity");
-        for wrong in [
-            vec![field("content-length", "1"), field("content-length", "1")],
-            vec![field("content-length", "1, 2")],
-            vec![field("content-length", "")],
-            vec![field("a\r\nb", "1")],
-            vec![field("a", "1\r\nb: 2")],
-            vec![field("a", "\u{100}")],
-            vec![field("a", "1"); MAX_FIELDS + 1],
-        ] {
-            assert!(headers_of(&wrong, true).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn a_length_without_a_body_would_swallow_the_next_agents_request() {
-        let sent = [("content-length".to_owned(), "40".to_owned())];
-        assert!(headers_of(&sent, true).unwrap().contains_key(CONTENT_LENGTH));
-        assert!(!headers_of(&sent, false).unwrap().contains_key(CONTENT_LENGTH));
-    }
 
     #[test]
     fn a_body_that_cannot_be_looked_through_is_known() {
@@ -479,13 +452,5 @@ mod tests {
         assert!(!of(TRANSFER_ENCODING, "chunked") && !of(CONTENT_ENCODING, "Identity"));
         assert!(of(CONTENT_ENCODING, "gzip") && of(CONTENT_ENCODING, "identity, br"));
         assert!(of(TRANSFER_ENCODING, "gzip, chunked"));
-    }
-
-    #[test]
-    fn what_goes_on_record_has_no_query_and_an_end() {
-        let target = format!("/{}?key=secret", "x".repeat(500));
-        let text = in_short(&Method::GET, "api.example", &target);
-        assert!(text.starts_with("GET api.example/xxx") && text.ends_with('…'));
-        assert!(!text.contains("secret") && text.chars().count() < 200);
     }
 }

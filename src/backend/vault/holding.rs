@@ -266,7 +266,7 @@ impl Waiting {
         loop {
             // Looked at in this order: what approves it is one commit with its release.
             let found = self.look().await?;
-            let taken = vault.use_credential(self.peer.clone(), &self.session, &self.purpose);
+            let taken = vault.use_in_turn(&self.peer, &self.session, &self.purpose);
             if let Taken::InUse(using) = taken.await? {
                 self.place.vault.holding.answered(&self.place.of);
                 if using.by != Some(self.place.request) {
@@ -372,7 +372,7 @@ impl Vault {
     ) -> Answer<Result<Box<InUse>, Waiting>> {
         let purpose = Purpose { act: Some(act), ..purpose };
         for _ in 0..MAX_TRIES {
-            let taken = self.use_credential(peer.clone(), session, &purpose).await?;
+            let taken = self.use_in_turn(&peer, session, &purpose).await?;
             if let Taken::InUse(using) = taken {
                 return Ok(Ok(using));
             }

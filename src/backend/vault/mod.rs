@@ -28,6 +28,7 @@ mod opening;
 mod presence;
 mod provider;
 mod provision;
+mod rates;
 mod rendezvous;
 mod renewal;
 mod rows;
@@ -117,6 +118,7 @@ struct Inner {
     guesses: Guesses,
     openings: approval::Openings,
     holding: holding::Holding,
+    rates: rates::Rates,
     /// Whose turn it is to count a cost.
     settling: tokio::sync::Mutex<()>,
     open_terminals: terminals::OpenTerminals,
@@ -175,6 +177,7 @@ impl Vault {
             guesses: Guesses::default(),
             openings: approval::Openings::default(),
             holding: holding::Holding::default(),
+            rates: rates::Rates::default(),
             settling: tokio::sync::Mutex::default(),
             open_terminals: terminals::OpenTerminals::default(),
             trying_passphrase: presence::TryingPassphrase::default(),

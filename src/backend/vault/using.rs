@@ -50,6 +50,8 @@ pub enum Taken {
     InUse(Box<InUse>),
     /// Its master is to be asked: see [`Vault::hold`].
     Asks,
+    /// It is not its turn yet, by the rate that its master has set.
+    Later(Duration),
 }
 
 /// A credential for one request.
@@ -135,6 +137,45 @@ impl Vault {
     }
 }
 
+/// Longest that a request waits for its turn.
+const LONGEST_TURN: Duration = Duration::from_secs(10);
+
+/// That a request would have to wait too long for its turn.
+fn too_many(purpose: &Purpose, wait: Duration) -> Problem {
+    let seconds = wait.as_secs().max(1);
+    Problem::new(
+        Code::RateLimited,
+        format!("too many requests with the {} key", purpose.service),
+        format!("its budget has a rate, and the next turn is in {seconds} s"),
+        "send fewer, or have another rate set: agentkeys budget --per-minute",
+    )
+    .retry_after(seconds)
+}
+
+impl Vault {
+    /// The same as [`Vault::use_credential`], when it is its turn.
+    ///
+    /// # Errors
+    /// Those, and `RATE_LIMITED` when that is too far off.
+    pub async fn use_in_turn(
+        &self,
+        peer: &Peer,
+        session: &SessionToken,
+        purpose: &Purpose,
+    ) -> Answer<Taken> {
+        let until = tokio::time::Instant::now() + LONGEST_TURN;
+        loop {
+            match self.use_credential(peer.clone(), session, purpose).await? {
+                Taken::Later(wait) if tokio::time::Instant::now() + wait > until => {
+                    return Err(too_many(purpose, wait));
+                }
+                Taken::Later(wait) => tokio::time::sleep(wait).await,
+                taken => return Ok(taken),
+            }
+        }
+    }
+}
+
 impl Inner {
     async fn take_into_use(
         self: &Arc<Self>,
@@ -198,6 +239,11 @@ impl Inner {
                 None => return Ok(Some(Taken::Asks)),
             },
         };
+        if let Some(rate) = agent.row.terms_of(service).budget.and_then(|budget| budget.rate)
+            && let Err(wait) = self.rates.take(agent.row.wallet, service, rate, access.now)
+        {
+            return Ok(Some(Taken::Later(wait)));
+        }
         let Some(credential) = self.fresh(access, &agent, credential).await? else {
             return Ok(None);
         };

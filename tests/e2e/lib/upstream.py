@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 certificate, key, log = sys.argv[1:4]
 lock = threading.Lock()
+busy = {}
 
 
 def note(what):
@@ -122,6 +123,22 @@ class Service(BaseHTTPRequestHandler):
         elif path == "/reflect-compressed":
             given = self.headers.get("authorization", "").removeprefix("Bearer ")
             self.answer(gzip.compress(given.encode()), headers=[("content-encoding", "gzip")])
+        elif path.startswith("/busy/"):
+            # /busy/TIMES/AFTER/NAME: so often it says that it is, and when to come again.
+            times, after, name = path.split("/")[2:5]
+            with lock:
+                done = busy[name] = busy.get(name, 0) + 1
+            if done <= int(times):
+                self.answer({"error": "busy"}, status=429, headers=[("retry-after", after)] if after != "-" else [])
+            else:
+                self.answer({"done": done})
+        elif path == "/flood":
+            self.begin_stream()
+            try:
+                while True:
+                    self.frame("x" * 65536)
+            except OSError:
+                note({"ended": time.time()})
         elif path == "/million":
             self.answer(b"x" * 1_000_000, kind="text/plain")
         elif path == "/elsewhere":
