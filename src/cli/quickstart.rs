@@ -136,8 +136,13 @@ struct Ran {
     err: String,
 }
 
-/// Runs this very program with `run <agent> -- printenv NAME`, as the line that is shown.
-fn run_child(context: &Context<'_>, agent: &Alias, variable: &str) -> Result<Ran, CliError> {
+/// Runs this very program with `run <options> <agent> -- printenv NAME`, as the line that is shown.
+fn run_child(
+    context: &Context<'_>,
+    options: &[&str],
+    agent: &Alias,
+    variable: &str,
+) -> Result<Ran, CliError> {
     let failed = |error: std::io::Error| {
         Problem::new(
             Code::Internal,
@@ -152,7 +157,9 @@ fn run_child(context: &Context<'_>, agent: &Alias, variable: &str) -> Result<Ran
         command.arg("--backend").arg(backend);
     }
     let output = command
-        .args(["run", agent.shown(), "--", "printenv", variable])
+        .arg("run")
+        .args(options)
+        .args([agent.shown(), "--", "printenv", variable])
         // A value that is in the environment already would prove nothing.
         .env_remove(variable)
         .stdin(Stdio::null())
@@ -250,19 +257,31 @@ async fn show_loop(
         &format!("made agent {name}\nsealed a stand-in key, which opens nothing, and stored it"),
     )?;
 
+    let line = format!("agentkeys run --broker {name} -- printenv {variable}");
+    let ran = run_child(told.context, &["--broker"], name, &variable)?;
+    let is_placeholder = ran.out.starts_with("sk-or-") && ran.out != STAND_IN;
+    if ran.code != Some(0) || !is_placeholder {
+        return Err(went_wrong("Used without having it", &ran));
+    }
+    told.tell(
+        "Used without having it: the program has a placeholder, good for this run",
+        &line,
+        &format!("{}\nthe key is put into its requests on their way to the service", ran.out),
+    )?;
+
     let line = format!("agentkeys run {name} -- printenv {variable}");
-    let ran = run_child(told.context, name, &variable)?;
+    let ran = run_child(told.context, &[], name, &variable)?;
     if ran.code != Some(0) || ran.out != STAND_IN {
         return Err(went_wrong("Used", &ran));
     }
-    told.tell("Used: a program finds the key, and no file holds it", &line, &ran.out)?;
+    told.tell("Used: a program that needs the key itself finds it, and no file holds it", &line, &ran.out)?;
 
     let mut client = pair(told, open, agent, name).await?;
 
     open.backend.revoke_session(open.token, RevokeTarget::Agent(wallet)).await?;
     told.tell("Revoked", &format!("agentkeys revoke {name}"), "from now on every read is denied")?;
 
-    let ran = run_child(told.context, name, &variable)?;
+    let ran = run_child(told.context, &[], name, &variable)?;
     if ran.code != Some(3) || !ran.out.is_empty() {
         return Err(went_wrong("Denied", &ran));
     }
@@ -322,12 +341,13 @@ impl Checked for Quickstart {
         out.line("It works. With a key of your own:\n")?;
         for (line, what) in [
             ("agentkeys store my-agent openrouter", "asks for the key, hidden"),
-            ("agentkeys run my-agent -- your-program", "it finds OPENROUTER_API_KEY"),
+            ("agentkeys run --broker my-agent -- PROGRAM", "it uses the key, and never has it"),
+            ("agentkeys run my-agent -- PROGRAM", "it finds OPENROUTER_API_KEY"),
             ("agentkeys usage my-agent", "who read what, when"),
             ("agentkeys wire claude-code", "so that a model asks by itself, over MCP"),
             ("agentkeys revoke my-agent", "ends it, at once"),
         ] {
-            out.line(&format!("  {line:<40} {what}"))?;
+            out.line(&format!("  {line:<44} {what}"))?;
         }
         if mine > 0 {
             let agents = if mine == 1 { "agent is" } else { "agents are" };

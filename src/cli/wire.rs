@@ -290,6 +290,10 @@ impl Wire {
                 context
                     .out
                     .say("its first call shows a code; say yes to it: agentkeys approve CODE");
+                context.out.say(
+                    "its tool http_request uses keys that the model never sees; so that it cannot: \
+                     agentkeys expose AGENT SERVICE broker",
+                );
                 if let Some(agent) = &self.agent {
                     say_whose(context, agent).await;
                 }

@@ -5,7 +5,7 @@
 say "In an empty home, without a terminal"
 shown=$(agentkeys quickstart </dev/null 2>&1)
 printf '%s\n' "$shown"
-for word in stored used revoked denied "used over MCP" "denied: and over MCP" \
+for word in stored "used without having it" used revoked denied "used over MCP" "denied: and over MCP" \
     "agentkeys store my-agent openrouter"; do
     grep -qi "$word" <<<"$shown" || { printf 'it does not show: %s\n' "$word" >&2; exit 1; }
 done

@@ -29,7 +29,7 @@ fn with(home: &Home, variable: &str, value: &str) -> Daemon {
 
 fn has_its_tools(daemon: &mut Daemon) {
     let tools = daemon.request("tools/list", json!({}));
-    assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(4), "{tools}");
+    assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(5), "{tools}");
 }
 
 /// Whether a process is there, and no zombie.

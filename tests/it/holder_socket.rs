@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use agentkeys::client::holder::{HolderClient, is_gone};
-use agentkeys::core::holder::{Access, Refusal, SessionHolder};
+use agentkeys::core::holder::{Access, MAX_ASK, Refusal, SessionHolder};
 use agentkeys::core::problem::{Code, Problem};
 use agentkeys::daemon::socket::{Limits, serve};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -220,11 +220,11 @@ async fn a_line_that_is_no_question_gets_a_refusal_that_repeats_nothing_and_ends
         line.resize(length, b' ');
         line
     };
-    let mut fits = padded(4096);
+    let mut fits = padded(MAX_ASK);
     fits.extend(b"\nbad\n");
     let back = exchange(&scene.socket, &fits).await;
     assert!(back.contains("\"ok\"") || back.contains("INVALID"), "{back}");
-    let back = exchange(&scene.socket, &padded(4097)).await;
+    let back = exchange(&scene.socket, &padded(MAX_ASK + 1)).await;
     assert!(back.contains("TOO_LARGE"), "{back}");
     // Half a line is no question, however it ends.
     let mut half = UnixStream::connect(&scene.socket).await.unwrap();

@@ -121,7 +121,7 @@ pub fn fetched() -> Fetched {
         expires_at: Timestamp(61_000),
         saw: Seen { address: "unix socket".into(), uid: Some(0), program: Some("/bin/x".into()) },
         agent: Some(agent_summary()),
-        held: None,
+        held: Some(2),
     }
 }
 
