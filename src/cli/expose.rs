@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::agents::{about, agent_and_service, choose, label};
 use super::context::Context;
-use super::report::{CliError, shown};
+use super::report::{CliError, shown, usage};
 use super::{Checked, Finish};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Problem;
@@ -19,22 +19,34 @@ use crate::core::terms::{Exposure, Terms, TermsChange};
     note = "It is in force for the next read, for master and agent alike, and ends no copy that \
             somebody has already. A key that is still to come has it from the start. A scope can \
             set a lower limit for all of an agent's keys: scope --expose.",
+    note = "--default says it for all keys of all agents of which nothing else is said; it is reveal at \
+            first.",
     note = "[agent] may be left out where there is just one.",
     example = "agentkeys expose my-agent openrouter",
-    example = "agentkeys expose my-agent openrouter broker"
+    example = "agentkeys expose my-agent openrouter broker",
+    example = "agentkeys expose --default broker"
 )]
 /// see above
 pub struct ExposeArgs {
+    /// for all keys of which nothing else is said
+    #[argh(switch)]
+    default: bool,
     /// agent, service, and broker, inject or reveal
     #[argh(positional, arg_name = "[agent] service [tier]")]
     words: Vec<String>,
 }
 
-/// Whose key, and how far it is to be shown.
+/// Of what, and how far it is to be shown.
 pub struct Expose {
-    agent: Option<AgentIdentity>,
-    service: ServiceName,
+    of: Of,
     tier: Option<Exposure>,
+}
+
+/// Of which keys.
+enum Of {
+    /// Of which nothing else is said.
+    All,
+    One(Option<AgentIdentity>, ServiceName),
 }
 
 impl TryFrom<ExposeArgs> for Expose {
@@ -42,6 +54,20 @@ impl TryFrom<ExposeArgs> for Expose {
 
     fn try_from(raw: ExposeArgs) -> Result<Self, Problem> {
         let mut words = raw.words;
+        if raw.default {
+            let tier = match words.as_slice() {
+                [] => None,
+                [tier] => Some(tier.parse()?),
+                _ => {
+                    return Err(usage(
+                        "--default takes a tier and nothing else",
+                        "it is for all keys of all agents",
+                        "agentkeys expose --default broker",
+                    ));
+                }
+            };
+            return Ok(Self { of: Of::All, tier });
+        }
         let last = words.last().and_then(|word| word.parse().ok());
         let tier = match (words.len(), last) {
             // `expose my-agent openrouter brokr`: the third word is a tier, or wrong.
@@ -53,7 +79,7 @@ impl TryFrom<ExposeArgs> for Expose {
             words.pop();
         }
         let (agent, service) = agent_and_service("expose", &words)?;
-        Ok(Self { agent, service, tier })
+        Ok(Self { of: Of::One(agent, service), tier })
     }
 }
 
@@ -95,7 +121,20 @@ impl Checked for Expose {
     type Raw = ExposeArgs;
 
     async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
-        let Self { agent, service, tier } = self;
+        let Self { of, tier } = self;
+        let Of::One(agent, service) = of else {
+            let open = context.open().await?;
+            let tier = open.backend.default_exposure(open.token, tier).await?;
+            if context.out.json {
+                context.out.object(&json!({ "default": tier }))?;
+            } else {
+                let words = in_words(tier);
+                context
+                    .out
+                    .sentence(&format!("keys of which nothing else is said: {tier}, {words}"))?;
+            }
+            return Ok(Finish::Done);
+        };
         let agent = choose(context, agent).await?;
         let open = context.open().await?;
         let answer = open.backend.resolve_identity(open.token, &agent).await;
@@ -113,8 +152,10 @@ mod tests {
 
     fn read(words: &[&str]) -> Result<(bool, String, Option<Exposure>), Problem> {
         let words = words.iter().map(|word| (*word).to_owned()).collect();
-        Expose::try_from(ExposeArgs { words })
-            .map(|it| (it.agent.is_some(), it.service.to_string(), it.tier))
+        Expose::try_from(ExposeArgs { default: false, words }).map(|it| match it.of {
+            Of::One(agent, service) => (agent.is_some(), service.to_string(), it.tier),
+            Of::All => panic!("it is of all"),
+        })
     }
 
     #[test]

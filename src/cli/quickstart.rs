@@ -274,7 +274,11 @@ async fn show_loop(
     if ran.code != Some(0) || ran.out != STAND_IN {
         return Err(went_wrong("Used", &ran));
     }
-    told.tell("Used: a program that needs the key itself finds it, and no file holds it", &line, &ran.out)?;
+    told.tell(
+        "Used: a program that needs the key itself finds it, and no file holds it",
+        &line,
+        &ran.out,
+    )?;
 
     let mut client = pair(told, open, agent, name).await?;
 

@@ -22,7 +22,7 @@ use super::scope::Scope;
 use super::secret::SecretBytes;
 use super::set_back::Compared;
 use super::sign_in::{Flow, SignInStart};
-use super::terms::{Terms, TermsChange};
+use super::terms::{Exposure, Terms, TermsChange};
 use super::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use super::types::{ChildKeys, Hash32, RequestId};
 
@@ -180,6 +180,14 @@ pub trait AccountBackend: CredentialBackend + PaymentRail {
         service: &ServiceName,
         change: TermsChange,
     ) -> Answer<Terms>;
+
+    /// Sets how far credentials are shown of which nobody said otherwise, for all agents of the
+    /// account; gives it as it is then. Nothing to set shows it.
+    async fn default_exposure(
+        &self,
+        session: &SessionToken,
+        tier: Option<Exposure>,
+    ) -> Answer<Exposure>;
 
     /// Deletes a credential with all its versions.
     async fn delete_credential(

@@ -19,7 +19,7 @@ use super::payment::{Amount, Layer};
 use super::provision::NewProvider;
 use super::scope::Scope;
 use super::secret::{Key32, SecretBytes};
-use super::terms::TermsChange;
+use super::terms::{Exposure, TermsChange};
 use super::types::{
     Challenge, Hash32, Malformed, PublicKey, RequestId, Salt, Signature, Timestamp,
 };
@@ -159,6 +159,11 @@ pub enum Act<'a> {
         /// What is changed.
         change: &'a TermsChange,
     },
+    /// How far keys are shown of which nobody said otherwise.
+    SetDefault {
+        /// How far.
+        tier: Exposure,
+    },
     /// Giving a revoked agent its right back.
     Reinstate {
         /// Which.
@@ -209,6 +214,7 @@ impl Act<'_> {
             Self::Child { .. } => "session-child",
             Self::SetScope { .. } => "set-scope",
             Self::SetTerms { .. } => "set-terms",
+            Self::SetDefault { .. } => "set-default",
             Self::Reinstate { .. } => "reinstate",
             Self::Link { .. } => "link",
             Self::SetProvider { .. } => "set-provider",
@@ -229,6 +235,7 @@ impl Act<'_> {
             Self::SetTerms { agent, service, .. } => {
                 format!("let {agent} do more with {service}")
             }
+            Self::SetDefault { tier } => format!("have keys shown as far as {tier}"),
             Self::Reinstate { agent } => format!("reinstate {agent}"),
             Self::Link { agent, identity } => format!("link {identity} to {agent}"),
             Self::SetProvider { service, .. } => format!("set up how keys of {service} are got"),
@@ -261,6 +268,7 @@ impl Act<'_> {
                 .field(&text(agent))
                 .field(service.as_str().as_bytes())
                 .field(&cbor::to_canonical(change).expect(plain)),
+            Self::SetDefault { tier } => frame.field(tier.as_str().as_bytes()),
             Self::Link { agent, identity } => frame.field(&text(agent)).field(&text(identity)),
             Self::SetProvider { service, provider } => frame
                 .field(service.as_str().as_bytes())

@@ -127,6 +127,8 @@ routes! {
     CredentialRollBack "credential_roll_back" "POST" "/credential/roll-back";
     /// Sets on what terms an agent has a credential.
     CredentialTerms "credential_terms" "POST" "/credential/terms";
+    /// Sets how far credentials are shown of which nobody said otherwise.
+    CredentialDefault "credential_default" "POST" "/credential/default";
     /// Where an agent's services are, and how their keys travel.
     GatewayPlaces "gateway_places" "GET" "/gateway/places";
     /// Deletes a credential.

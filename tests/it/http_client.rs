@@ -117,6 +117,9 @@ async fn round_trip(server: &Server, to: &HttpBackend) {
     let set = to.set_terms(&session, &agent, &service, change.clone()).await.unwrap();
     assert_eq!(set, terms());
     said(format!("set_terms {agent:?} {service:?} {change:?}"));
+    let tier = Some(Exposure::Broker);
+    assert_eq!(to.default_exposure(&session, tier).await.unwrap(), Exposure::Inject);
+    said(format!("default_exposure {tier:?}"));
     to.delete_credential(&session, &agent, &service).await.unwrap();
     said(format!("delete_credential {agent:?} {service:?}"));
 

@@ -187,9 +187,11 @@ async fn what_goes_over_the_socket_fits_the_schemas() {
                 let mut body = of_service.clone();
                 body["expose"] = "broker".into();
                 body["rules"] = serde_json::json!(["allow POST /v1/x"]);
-                body["budget"] =
-                    serde_json::json!({"day": 5, "ask_at": 80, "rate": 60, "price": {"request": 1}});
+                body["budget"] = serde_json::json!({"day": 5, "ask_at": 80, "rate": 60, "price": {"request": 1}});
                 (session.expose(), String::new(), body)
+            }
+            Route::CredentialDefault => {
+                (session.expose(), String::new(), serde_json::json!({"expose": "broker"}))
             }
             Route::CredentialRead | Route::CredentialInject => {
                 (session.expose(), "?agent_id=a&service=x".to_owned(), Value::Null)

@@ -636,6 +636,15 @@ impl AccountBackend for Fake {
         Ok(SecretBytes::new(PLAINTEXT.to_vec()))
     }
 
+    async fn default_exposure(
+        &self,
+        session: &SessionToken,
+        tier: Option<Exposure>,
+    ) -> Answer<Exposure> {
+        self.note(session, format!("default_exposure {tier:?}"))?;
+        Ok(Exposure::Inject)
+    }
+
     async fn set_terms(
         &self,
         session: &SessionToken,

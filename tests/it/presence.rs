@@ -148,6 +148,12 @@ const RAISES: &[(&str, Raise)] = &[
             backend.set_terms(session, &agent, &name, narrow).await.map(drop)
         })
     }),
+    ("a wider default of what is shown", |backend, session| {
+        Box::pin(async {
+            backend.default_exposure(session, Some(Exposure::Broker)).await?;
+            backend.default_exposure(session, Some(Exposure::Reveal)).await.map(drop)
+        })
+    }),
     ("reinstate", |backend, session| {
         Box::pin(async {
             backend.reinstate_agent(session, &id("gone")).await?;

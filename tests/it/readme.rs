@@ -71,9 +71,12 @@ fn quickstart_valid() {
         .filter(|(line, _)| line.starts_with("agentkeys run"))
         .map(|(_, ran)| ran)
         .collect();
-    // As the comments there say: the program finds the key, and then it is denied with code 3.
-    assert_eq!((runs[0].code, runs[0].stdout.trim_end()), (0, "sk-or-v1-readme"));
-    assert_eq!(runs[1].code, 3, "{}", runs[1].stderr);
-    assert!(runs[1].stderr.contains("access denied"), "{}", runs[1].stderr);
+    // As the comments there say: the program has a placeholder, then it finds the key, and then it
+    // is denied with code 3.
+    assert_eq!(runs[0].code, 0, "{}", runs[0].stderr);
+    assert!(runs[0].stdout.starts_with("sk-or-") && !runs[0].stdout.contains("readme"));
+    assert_eq!((runs[1].code, runs[1].stdout.trim_end()), (0, "sk-or-v1-readme"));
+    assert_eq!(runs[2].code, 3, "{}", runs[2].stderr);
+    assert!(runs[2].stderr.contains("access denied"), "{}", runs[2].stderr);
     assert!(ran.len() >= 6, "{all:?}");
 }

@@ -110,3 +110,30 @@ async fn terms_are_the_masters_come_before_the_key_and_outlive_it() {
     let many = ada.backend.set_terms(&ada.session, &agent, &later, change).await;
     assert_eq!(code(many), Code::Invalid);
 }
+
+#[tokio::test]
+async fn the_accounts_default_holds_where_nothing_else_is_said_and_a_word_of_its_own_goes_before_it()
+ {
+    let env = TestEnv::new().await;
+    let ada = bot(&env).await;
+    let child = ada.child("bot", Scope::everything()).await;
+    let default = |tier| ada.backend.default_exposure(&ada.session, tier);
+    assert_eq!(default(None).await.expect("shown"), Exposure::Reveal);
+    assert_eq!(default(Some(Exposure::Broker)).await.expect("set"), Exposure::Broker);
+    assert_eq!((ways(&ada).await, ways(&child).await), ([false; 3], [false; 3]));
+    let problem = refused(child.try_read("bot", "openrouter").await);
+    assert!(problem.cause.contains("account's default"), "{}", problem.cause);
+    let (agent, name) = (id("bot"), service("openrouter"));
+    let nothing = TermsChange::default();
+    let shown = ada.backend.set_terms(&ada.session, &agent, &name, nothing).await.expect("shown");
+    assert_eq!(shown.exposure(), Exposure::Broker);
+    let listed = ada.backend.list_credentials(&ada.session, &agent).await.expect("a list");
+    assert_eq!(listed[0].terms.exposure(), Exposure::Broker);
+    expose(&ada, Exposure::Inject).await;
+    assert_eq!(ways(&child).await, [false, true, true]);
+    assert_eq!(code(child.backend.default_exposure(&child.session, None).await), Code::Denied);
+    // Another account is not touched.
+    let eve = env.master("eve").await;
+    let other = eve.backend.default_exposure(&eve.session, None).await;
+    assert_eq!(other.expect("shown"), Exposure::Reveal);
+}

@@ -5,7 +5,7 @@ use crate::core::backend::AccountBackend;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::Answer;
 use crate::core::secret::SecretBytes;
-use crate::core::terms::TermsChange;
+use crate::core::terms::{Exposure, TermsChange};
 use crate::core::token::SessionToken;
 use crate::core::wire::{self, Shown};
 
@@ -21,6 +21,8 @@ pub enum Action {
     Inject(SessionToken, AgentIdentity, ServiceName),
     /// Set its terms.
     Terms(SessionToken, AgentIdentity, ServiceName, TermsChange),
+    /// How far credentials are shown by default.
+    Default(SessionToken, Option<Exposure>),
     /// Hand out all.
     ReadAll(SessionToken, AgentIdentity),
     /// Bring the version before back.
@@ -70,6 +72,13 @@ pub fn terms(call: &Call<'_>) -> Answer<Action> {
     let change =
         TermsChange { expose: request.expose, rules: request.rules, budget: request.budget };
     Ok(Action::Terms(session, request.agent_id, request.service, change))
+}
+
+/// `POST /credential/default`.
+pub fn default_exposure(call: &Call<'_>) -> Answer<Action> {
+    let session = call.session()?;
+    let request: wire::DefaultExposure = call.json()?;
+    Ok(Action::Default(session, request.expose))
 }
 
 /// `GET /credential/read-all`.
@@ -128,6 +137,10 @@ impl Action {
             }
             Self::Terms(session, agent, service, change) => {
                 Reply::json(&backend.set_terms(&session, &agent, &service, change).await?)
+            }
+            Self::Default(session, tier) => {
+                let expose = Some(backend.default_exposure(&session, tier).await?);
+                Reply::json(&wire::DefaultExposure { expose })
             }
             Self::ReadAll(session, agent) => {
                 let released = backend.read_all(&session, &agent).await?;

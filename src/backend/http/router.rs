@@ -95,6 +95,7 @@ pub fn parse(route: Route, call: &Call<'_>) -> Answer<Action> {
         Route::CredentialReadAll => Action::Credential(credential::read_all(call)?),
         Route::CredentialInject => Action::Credential(credential::inject(call)?),
         Route::CredentialTerms => Action::Credential(credential::terms(call)?),
+        Route::CredentialDefault => Action::Credential(credential::default_exposure(call)?),
         Route::GatewayPlaces => Action::Gateway(gateway::places(call)?),
         Route::CredentialDelete => Action::Credential(credential::delete(call)?),
         Route::CredentialRollBack => Action::Credential(credential::roll_back(call)?),

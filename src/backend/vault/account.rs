@@ -157,6 +157,7 @@ impl Inner {
             created_at: now,
             set_back: None,
             given_up: 0,
+            expose: None,
         };
         Ok(NewAccount { row, key })
     }

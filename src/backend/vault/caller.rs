@@ -340,6 +340,17 @@ impl AccountBackend for Caller {
         })
     }
 
+    async fn default_exposure(
+        &self,
+        session: &SessionToken,
+        tier: Option<Exposure>,
+    ) -> Answer<Exposure> {
+        until_settled!({
+            let access = self.access(session).await?;
+            self.vault.default_exposure(&access, tier).await?
+        })
+    }
+
     async fn roll_back_credential(
         &self,
         session: &SessionToken,

@@ -350,7 +350,7 @@ impl Inner {
             Err(Refusal::Plain(problem)) => return Err(problem),
         };
         let scope = access.scope_for(&agent.row);
-        if let Err(problem) = may_show(&agent.row, &scope, service, wanted) {
+        if let Err(problem) = may_show(&access.account.row, &agent.row, &scope, service, wanted) {
             let whose = Some(&*agent.row);
             return self.denied(access, Action::Read, whose, Some(service), problem).await;
         }
@@ -401,7 +401,7 @@ impl Inner {
         let mut releases = Vec::new();
         for credential in self.credentials_of(&agent.row).await? {
             let service = &credential.row.service;
-            let tier = exposure(&agent.row, &scope, service);
+            let tier = exposure(&access.account.row, &agent.row, &scope, service);
             if !scope.allows(service) || tier < Exposure::Inject {
                 continue;
             }
@@ -444,7 +444,7 @@ impl Inner {
             }
             let mut terms = agent.row.terms_of(service);
             // As far as this session sees it.
-            let shown = exposure(&agent.row, &scope, service);
+            let shown = exposure(&access.account.row, &agent.row, &scope, service);
             terms.expose = (shown < Exposure::Reveal).then_some(shown);
             let spent = Some(self.spent(&agent.row, service).await?.at(access.now));
             let spent = spent.filter(|spent| spent.total > 0);

@@ -15,7 +15,7 @@ use crate::core::presence::{Level, Reset};
 use crate::core::provision::{Settings, Way};
 use crate::core::scope::Scope;
 use crate::core::set_back::SetBack;
-use crate::core::terms::Terms;
+use crate::core::terms::{Exposure, Terms};
 use crate::core::types::{
     AccountId, BackendId, ChildKeys, Hash32, Nonce, PublicKey, RequestId, Salt, SessionId,
     Timestamp, WalletAddress,
@@ -104,12 +104,20 @@ pub struct AccountRow {
     /// That the log was set back; nobody's rights are raised while it is here.
     #[serde(default)]
     pub set_back: Option<SetBack>,
+    /// How far credentials are shown of which nobody said otherwise; absent: as far as they can be.
+    #[serde(default)]
+    pub expose: Option<Exposure>,
     /// The furthest event that the master accepted the loss of.
     #[serde(default)]
     pub given_up: u64,
 }
 
 impl AccountRow {
+    /// How far credentials are shown by default.
+    pub fn exposure(&self) -> Exposure {
+        self.expose.unwrap_or(Exposure::Reveal)
+    }
+
     /// The presence level: what there is to check proofs against decides.
     pub fn level(&self) -> Level {
         if self.passphrase.is_some() { Level::Passphrase } else { Level::None }

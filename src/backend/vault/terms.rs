@@ -1,7 +1,7 @@
 //! On what terms an agent has a credential: set by its master, and held against each release.
 use super::Inner;
 use super::access::Access;
-use super::rows::AgentRow;
+use super::rows::{AccountRow, AgentRow};
 use crate::core::audit::{Action, Outcome};
 use crate::core::budget::Budget;
 use crate::core::identity::{AgentIdentity, ServiceName};
@@ -15,20 +15,31 @@ use crate::core::terms::{Exposure, Terms, TermsChange, Unsent};
 /// Most rules of an agent's credentials together: its row is read with each of its requests.
 const MAX_RULES_OF_AGENT: usize = 256;
 
+/// How far a credential is shown, whatever the scope.
+fn own(account: &AccountRow, agent: &AgentRow, service: &ServiceName) -> Exposure {
+    let said = agent.terms.get(service).and_then(|terms| terms.expose);
+    said.unwrap_or_else(|| account.exposure())
+}
+
 /// How far a credential is shown in a scope.
-pub fn exposure(agent: &AgentRow, scope: &Scope, service: &ServiceName) -> Exposure {
-    let own = agent.terms.get(service).map_or(Exposure::Reveal, Terms::exposure);
-    own.min(scope.exposure())
+pub fn exposure(
+    account: &AccountRow,
+    agent: &AgentRow,
+    scope: &Scope,
+    service: &ServiceName,
+) -> Exposure {
+    own(account, agent, service).min(scope.exposure())
 }
 
 /// Refuses what would show a credential further than it may be.
 pub fn may_show(
+    account: &AccountRow,
     agent: &AgentRow,
     scope: &Scope,
     service: &ServiceName,
     wanted: Exposure,
 ) -> Answer<()> {
-    let tier = exposure(agent, scope, service);
+    let tier = exposure(account, agent, scope, service);
     if wanted <= tier {
         return Ok(());
     }
@@ -43,10 +54,14 @@ pub fn may_show(
             format!("agentkeys run {name} -- ...: the program has it in its environment"),
         ),
     };
-    let limit = agent.terms_of(service).exposure();
+    let limit = own(account, agent, service);
     let (cause, wider) = if limit < wanted {
         let wider = format!("agentkeys expose {name} {service} {wanted}");
-        (format!("its exposure is {limit}: agentkeys expose says what that is"), wider)
+        let whose = match agent.terms.get(service).and_then(|terms| terms.expose) {
+            Some(_) => "its exposure",
+            None => "the account's default exposure",
+        };
+        (format!("{whose} is {limit}: agentkeys expose says what that is"), wider)
     } else if agent.scope.exposure() < wanted {
         let ceiling = agent.scope.exposure();
         let wider = format!("agentkeys scope {name} --expose {wanted}");
@@ -99,8 +114,14 @@ impl Inner {
         let agent = self.target(access, identity).await?;
         let before = agent.row.terms_of(service);
         let after = change.of(&before);
+        // With what holds where nothing is said.
+        let default = access.account.row.exposure();
+        let whole = |terms: &Terms| Terms {
+            expose: terms.expose.or((default < Exposure::Reveal).then_some(default)),
+            ..terms.clone()
+        };
         if after == before {
-            return Ok(Some(after));
+            return Ok(Some(whole(&after)));
         }
         let mut next = AgentRow::clone(&agent.row);
         if after.is_none() {
@@ -135,13 +156,35 @@ impl Inner {
         }
         let mut proposal = access.unchanged();
         proposal.checks.push(agent.unchanged());
-        if !after.within(&before) {
+        if !whole(&after).within(&whole(&before)) {
             let act = Act::SetTerms { agent: identity, service, change };
             self.present(access, &act, &mut proposal).await?;
         }
         proposal.writes.push(self.put(agent.key.clone(), &next)?);
         let event = access.event(Action::Terms, Outcome::Allowed).of(&next).service(service);
         proposal.events.push(event.detail(format!("{after}; before: {before}")));
-        Ok(self.propose(proposal).await?.then_some(after))
+        Ok(self.propose(proposal).await?.then_some(whole(&after)))
+    }
+
+    /// Sets how far credentials are shown of which nobody said otherwise.
+    pub async fn default_exposure(
+        &self,
+        access: &Access,
+        tier: Option<Exposure>,
+    ) -> Answer<Option<Exposure>> {
+        access.master()?;
+        let before = access.account.row.exposure();
+        let Some(tier) = tier.filter(|tier| *tier != before) else { return Ok(Some(before)) };
+        let mut proposal = access.unchanged();
+        proposal.checks.push(access.account.unchanged());
+        if tier > before {
+            self.present(access, &Act::SetDefault { tier }, &mut proposal).await?;
+        }
+        let row = AccountRow { expose: Some(tier), ..AccountRow::clone(&access.account.row) };
+        proposal.writes.push(self.put(access.account.key.clone(), &row)?);
+        let event = access.event(Action::Terms, Outcome::Allowed);
+        let detail = format!("{tier} where nothing else is said; before: {before}");
+        proposal.events.push(event.detail(detail));
+        Ok(self.propose(proposal).await?.then_some(tier))
     }
 }

@@ -24,7 +24,7 @@ use crate::core::scope::Scope;
 use crate::core::secret::SecretBytes;
 use crate::core::set_back::Compared;
 use crate::core::sign_in::{Flow, SignInStart};
-use crate::core::terms::{Terms, TermsChange};
+use crate::core::terms::{Exposure, Terms, TermsChange};
 use crate::core::token::{OpenToken, RegistrationToken, RenewalSecret, SessionToken};
 use crate::core::types::{ChildKeys, Hash32, RequestId};
 use crate::core::wire::{self, AuthToken, RequestDetails, Route, Shown};
@@ -441,6 +441,22 @@ impl AccountBackend for HttpBackend {
         let ask = || Ok(as_session(Route::CredentialReadAll, session).field("agent_id", agent));
         let answer: wire::AllReleased = self.raise(Act::ReadAll { agent }, ask).await?;
         Ok(answer.credentials.into_iter().map(Into::into).collect())
+    }
+
+    async fn default_exposure(
+        &self,
+        session: &SessionToken,
+        tier: Option<Exposure>,
+    ) -> Answer<Exposure> {
+        let request = wire::DefaultExposure { expose: tier };
+        let answer: wire::DefaultExposure = match tier {
+            Some(tier) => {
+                let act = Act::SetDefault { tier };
+                self.raise_by(act, Route::CredentialDefault, session, &request).await?
+            }
+            None => self.post(Route::CredentialDefault, session, &request).await?,
+        };
+        answer.expose.ok_or_else(Problem::internal)
     }
 
     async fn roll_back_credential(

@@ -213,6 +213,15 @@ pub struct SetTerms {
     pub budget: Option<Budget>,
 }
 
+/// `POST /credential/default`: a tier to be set, or nothing; and its answer, the tier.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DefaultExposure {
+    /// How far credentials are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expose: Option<Exposure>,
+}
+
 /// `POST /credential/roll-back` and `DELETE /credential`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
