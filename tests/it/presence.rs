@@ -150,8 +150,8 @@ const RAISES: &[(&str, Raise)] = &[
     }),
     ("a wider default of what is shown", |backend, session| {
         Box::pin(async {
-            backend.default_exposure(session, Some(Exposure::Broker)).await?;
-            backend.default_exposure(session, Some(Exposure::Reveal)).await.map(drop)
+            backend.default_exposure(session, Some(Exposure::Reveal)).await?;
+            backend.default_exposure(session, Some(Exposure::Broker)).await.map(drop)
         })
     }),
     ("reinstate", |backend, session| {
@@ -188,6 +188,10 @@ async fn furnished(env: &TestEnv) -> Master {
         ada.agent(agent).await;
     }
     ada.store("bot", "github", b"ghp_x").await;
+    // Whatever the account's default is.
+    let reveal = TermsChange { expose: Some(Exposure::Reveal), ..TermsChange::default() };
+    let (bot, github) = (id("bot"), service("github"));
+    ada.backend.set_terms(&ada.session, &bot, &github, reveal).await.unwrap();
     ada.backend.set_scope(&ada.session, &id("narrow"), scope(&["a"])).await.unwrap();
     let reading = Scope { read_only: true, ..scope(&["a"]) };
     ada.backend.set_scope(&ada.session, &id("reader"), reading).await.unwrap();
