@@ -53,6 +53,10 @@ pub struct RequestHead {
     /// service agrees (101).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub websocket: bool,
+    /// Whether it is not to be sent: a placeholder of `service` stood in a request to `host`, where it
+    /// does not belong. The refusal goes on record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub misplaced: bool,
 }
 
 /// Where a service is, and how its key travels: what stands beside a program has to know both.
@@ -144,6 +148,16 @@ pub fn none() -> Problem {
     Problem::new(Code::NotFound, "no gateway", "this backend has none", "ask another backend")
 }
 
+/// That a placeholder stood where it does not belong.
+pub fn misplaced(whose: &ServiceName, to: &str) -> Problem {
+    Problem::new(
+        Code::Denied,
+        format!("access denied: the placeholder of {whose} does not belong in a request to {to}"),
+        format!("no key of {whose} goes there"),
+        "look at what the program sends, and to whom",
+    )
+}
+
 /// A head as it goes before its body.
 ///
 /// # Errors
@@ -228,6 +242,7 @@ mod tests {
             headers: vec![("accept".into(), "*/*".into())],
             body: true,
             websocket: false,
+            misplaced: false,
         }
     }
 

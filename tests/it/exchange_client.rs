@@ -79,6 +79,7 @@ async fn ask(backend: &HttpBackend, target: &str) -> Answer<ServiceBody> {
         headers: Vec::new(),
         body: false,
         websocket: false,
+        misplaced: false,
     };
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let session = SessionToken::child(&[7; 32]);

@@ -164,6 +164,13 @@ impl Forward for Gateway {
         first: Vec<u8>,
         body: Incoming,
     ) -> Answer<Forwarded> {
+        if head.misplaced {
+            let to = head.host.unwrap_or_default();
+            return Err(self
+                .vault
+                .misplaced(peer, &session, &head.agent_id, &head.service, &to)
+                .await);
+        }
         let method: Method = head.method.parse().map_err(|_| bad("method", "it is none"))?;
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(bad("method", "CONNECT and TRACE do not go through the gateway"));

@@ -1,6 +1,7 @@
 //! Credentials that the backend uses in an agent's name and hands to nobody: what the gateway puts
 //! into a request. A use is on record before the request is sent, and what it was allowed by is
 //! watched for as long as the answer lasts.
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::backend::store::Watch;
 use crate::core::audit::{Action, Outcome};
 use crate::core::budget::Standing;
 use crate::core::catalog;
+use crate::core::gateway;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::rule::Path;
@@ -24,6 +26,8 @@ use crate::core::terms::Sendable;
 use crate::core::token::SessionToken;
 use crate::core::types::RequestId;
 
+/// Most characters of where a request was to go that go on record.
+const MAX_TOLD: usize = 160;
 /// How often time alone is looked at: a session may end by it.
 const LOOK_AT_TIME: Duration = Duration::from_secs(15);
 
@@ -153,6 +157,35 @@ fn too_many(purpose: &Purpose, wait: Duration) -> Problem {
 }
 
 impl Vault {
+    /// Puts on record that a placeholder stood where it does not belong; gives the refusal.
+    pub async fn misplaced(
+        &self,
+        peer: Peer,
+        session: &SessionToken,
+        agent: &AgentIdentity,
+        service: &ServiceName,
+        to: &str,
+    ) -> Problem {
+        let plain: String = to.chars().filter(char::is_ascii_graphic).take(MAX_TOLD).collect();
+        let problem = gateway::misplaced(service, &plain);
+        let recorded = async {
+            let mut access = self.0.authenticate(session).await?;
+            access.peer = Some(peer);
+            let agent = match self.0.reachable(&access, agent).await {
+                Ok(agent) => agent,
+                Err((Refusal::Denied(problem) | Refusal::Plain(problem), _)) => {
+                    return Err(problem);
+                }
+            };
+            let whose = Some(&*agent.row);
+            self.0.denied::<Infallible>(&access, Action::Use, whose, Some(service), problem).await
+        };
+        match recorded.await {
+            Err(problem) => problem,
+            Ok(never) => match never {},
+        }
+    }
+
     /// The same as [`Vault::use_credential`], when it is its turn.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ use self::site::{HTTPS, Site};
 use super::http::HttpBackend;
 use crate::core::backend::{AccountBackend as _, Minted};
 use crate::core::catalog::Sent;
-use crate::core::gateway::{Held, MAX_FIELDS, RequestHead, ServicePlace};
+use crate::core::gateway::{Held, MAX_FIELDS, RequestHead, ServicePlace, misplaced};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::token::{RenewalSecret, SessionToken};
@@ -55,6 +55,8 @@ const MAX_HEAD: usize = 48 * 1024;
 const CONNECTIONS: usize = 1_152;
 /// How long before its end a session is renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 60);
+/// Most characters of a host that the backend is told.
+const MAX_TOLD: usize = 160;
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -213,7 +215,7 @@ impl Relay {
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let (brokered, mut target) = self.service_at(target)?;
         let taken = brokered.placeholder.take(&brokered.sent, &mut parts.headers, &mut target);
-        self.misplaced(brokered.service.as_str(), &parts.headers, &target)?;
+        self.misplaced(brokered.service.as_str(), &parts.headers, &target).await?;
         if !taken {
             return Err(no_placeholder(&brokered.service));
         }
@@ -248,6 +250,7 @@ impl Relay {
             headers: fields(&parts.headers),
             body: has_body,
             websocket: websocket.is_some(),
+            misplaced: false,
         };
         let (asked, body) = match websocket {
             Some((asked, body)) => {
@@ -292,21 +295,30 @@ impl Relay {
 
     /// Refuses a request that has a placeholder of this run where none belongs: in another service's
     /// request, or anywhere but where the key goes.
-    fn misplaced(&self, to: &str, headers: &HeaderMap, target: &str) -> Answer<()> {
-        for one in &self.services {
+    async fn misplaced(&self, to: &str, headers: &HeaderMap, target: &str) -> Answer<()> {
+        let stands = |one: &&Brokered| {
             let in_headers = headers.values().any(|value| one.placeholder.is_in(value.as_bytes()));
-            if in_headers || one.placeholder.is_in(target.as_bytes()) {
-                let whose = &one.service;
-                (self.tell)(&format!("refused a request to {to} with the placeholder of {whose}"));
-                return Err(Problem::new(
-                    Code::Denied,
-                    format!("access denied: the placeholder of {whose} does not belong there"),
-                    format!("it stands in a request to {to}, where no key of {whose} goes"),
-                    "look at what the program sends, and to whom",
-                ));
-            }
-        }
-        Ok(())
+            in_headers || one.placeholder.is_in(target.as_bytes())
+        };
+        let Some(one) = self.services.iter().find(stands) else { return Ok(()) };
+        let whose = &one.service;
+        (self.tell)(&format!("refused a request to {to} with the placeholder of {whose}"));
+        // The backend puts it on record; nothing of the request goes there but where it was to go.
+        let head = RequestHead {
+            agent_id: self.agent.clone(),
+            service: whose.clone(),
+            host: Some(to.chars().take(MAX_TOLD).collect()),
+            method: "GET".to_owned(),
+            target: "/".to_owned(),
+            headers: Vec::new(),
+            body: false,
+            websocket: false,
+            misplaced: true,
+        };
+        let token = Arc::clone(&self.token.read().unwrap_or_else(PoisonError::into_inner));
+        let nothing = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let told = self.backend.forward(&token, &head, nothing, |_| Ok(())).await;
+        Err(told.err().unwrap_or_else(|| misplaced(whose, to)))
     }
 }
 

@@ -315,11 +315,11 @@ impl Relay {
             (Some(one), _) => one,
             (None, [one]) => *one,
             (None, several) => {
-                self.misplaced(&site.to_string(), &parts.headers, &target)?;
+                self.misplaced(&site.to_string(), &parts.headers, &target).await?;
                 return Err(which_of(site, several));
             }
         };
-        self.misplaced(of.service.as_str(), &parts.headers, &target)?;
+        self.misplaced(of.service.as_str(), &parts.headers, &target).await?;
         if shown.is_none() && site::is_of_a_page(&parts.headers, site) {
             (self.tell)(&format!("refused a request to {site} of a page in a browser"));
             return Err(of_a_page(site));
@@ -357,7 +357,7 @@ impl Relay {
         }
         self.may_go_on(proxy, &site)?;
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-        self.misplaced(&site.to_string(), &parts.headers, &target)?;
+        self.misplaced(&site.to_string(), &parts.headers, &target).await?;
         parts.uri = target.parse::<Uri>().map_err(|_| not_understood("its path is none"))?;
         without_hops(&mut parts.headers);
         let stream = tunnel::dial(&site.host, site.port, ours).await?;

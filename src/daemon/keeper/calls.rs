@@ -115,6 +115,7 @@ impl SessionHolder for Keeper {
                     headers: ask.headers.clone(),
                     body: !ask.body.is_empty(),
                     websocket: false,
+                    misplaced: false,
                 };
                 let body = ask.body.clone();
                 async move { backend.send_request(&token, &head, body, MAX_HTTP_ANSWER).await }
