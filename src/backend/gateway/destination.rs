@@ -29,6 +29,9 @@ pub struct Own {
 pub struct Destination {
     /// Host, and port unless that is 443.
     pub authority: String,
+    /// The host that the program asked and that the request is for, where it is sent to another: the
+    /// one that the operator named for all that are below a name.
+    pub host: Option<String>,
     /// How the key travels.
     pub sent: Sent,
 }
@@ -154,8 +157,9 @@ impl Destinations {
             (None, Some(entry)) => entry.sent_to(target),
             (None, None) => Sent::bearer(),
         };
-        let asked = match host {
-            None => hosts.first(),
+        let is_one = |host: &&String| catalog::ending(host).is_none();
+        let (asked, below) = match host {
+            None => (hosts.iter().find(is_one).cloned(), None),
             Some(host) => {
                 let asked = url::split(host).map(|(host, port)| (host, port.unwrap_or(HTTPS)));
                 let is_own = own.is_some_and(|own| {
@@ -163,11 +167,17 @@ impl Destinations {
                         .as_ref()
                         .is_some_and(|(host, port)| *host == own.url.host && *port == own.url.port)
                 });
-                let found = hosts.iter().find(|one| {
+                let found = hosts.iter().filter(is_one).find(|one| {
                     let named = one.parse::<Host>().ok().map(|host| (host, HTTPS));
                     named.is_some() && named == asked
                 });
-                if found.is_none() && !is_own {
+                let below = match &asked {
+                    Some((Host::Name(name), HTTPS)) => {
+                        hosts.iter().any(|one| catalog::is_below(name, one)).then(|| name.clone())
+                    }
+                    _ => None,
+                };
+                if found.is_none() && below.is_none() && !is_own {
                     return Err(Problem::new(
                         Code::Denied,
                         format!("access denied: that host is not one of {service}'s"),
@@ -175,12 +185,16 @@ impl Destinations {
                         format!("agentkeys serve --service {service}=https://HOST"),
                     ));
                 }
-                found
+                (found.cloned(), below)
             }
         };
-        match (own, asked) {
-            (Some(own), _) => Ok(Destination { authority: own.url.authority(), sent }),
-            (None, Some(host)) => Ok(Destination { authority: host.clone(), sent }),
+        match (own, asked.or_else(|| below.clone())) {
+            (Some(own), _) => Ok(Destination { authority: own.url.authority(), host: below, sent }),
+            (None, Some(host)) => Ok(Destination { authority: host, host: None, sent }),
+            (None, None) if !hosts.is_empty() => Err(Problem::invalid(
+                "host",
+                format!("{service} has many hosts, and the request names none of them"),
+            )),
             (None, None) => Err(Problem::new(
                 Code::Invalid,
                 format!("the gateway does not know where {service} is"),
@@ -245,6 +259,23 @@ mod tests {
         }
         assert_eq!(authority(&all, "mine", None).unwrap_err().code, Code::Invalid);
         assert_eq!(authority(&all, "mine", Some("a.example")).unwrap_err().code, Code::Denied);
+    }
+
+    #[test]
+    fn below_a_name_it_is_the_host_that_was_asked() {
+        let all = destinations(&[]);
+        let host = "b.s3.eu-central-1.amazonaws.com";
+        assert_eq!(authority(&all, "aws", Some(host)).unwrap(), host);
+        assert_eq!(authority(&all, "aws", None).unwrap_err().code, Code::Invalid);
+        for wrong in ["amazonaws.com", "sts.amazonaws.com:8443", "sts.amazonaws.com.evil.example"] {
+            assert_eq!(authority(&all, "aws", Some(wrong)).unwrap_err().code, Code::Denied);
+        }
+        let own = destinations(&[("aws", "https://aws.example:8443")]);
+        let found = own.find(&"aws".parse().unwrap(), Some("STS.amazonaws.com"), "/").unwrap();
+        assert_eq!(found.authority, "aws.example:8443");
+        assert_eq!(found.host.as_deref(), Some("sts.amazonaws.com"));
+        let found = own.find(&"aws".parse().unwrap(), Some("aws.example:8443"), "/").unwrap();
+        assert_eq!(found.host, None);
     }
 
     #[test]

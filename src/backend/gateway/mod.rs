@@ -11,6 +11,7 @@ mod inject;
 mod meter;
 mod places;
 mod scrub;
+mod signing;
 mod upstream;
 mod websocket;
 
@@ -27,7 +28,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue,
     SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING,
 };
 use hyper::http::uri::PathAndQuery;
@@ -39,6 +40,7 @@ use self::exchange::Relayed;
 use self::meter::Meter;
 use self::places::{Place, Places};
 use self::scrub::Scrubber;
+use self::signing::{MAX_SIGNED_BODY, Signing};
 use self::upstream::{NotConnected, Upstream};
 use self::websocket::Socket;
 use super::http::{Forward, Forwarded};
@@ -46,12 +48,13 @@ use super::peer::Peer;
 use super::vault::{InUse, Purpose, Taken, Vault};
 use crate::core::catalog::Sent;
 use crate::core::gateway::{
-    Field, MAX_BODY, MAX_FIELDS, RequestHead, ResponseHead, ServicePlace, field_bytes, field_text,
-    is_hop_by_hop,
+    Field, MAX_BODY, MAX_FIELDS, MAX_HELD_BODY, RequestHead, ResponseHead, ServicePlace,
+    field_bytes, field_text, is_hop_by_hop,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::rule::Path;
+use crate::core::secret::SecretBytes;
 use crate::core::token::SessionToken;
 use crate::web::{Prefixed, Trust};
 
@@ -71,6 +74,7 @@ pub struct Gateway {
     upstream: Upstream,
     destinations: Destinations,
     places: Places,
+    room: signing::Room,
 }
 
 impl Gateway {
@@ -83,7 +87,8 @@ impl Gateway {
     pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Own>, trust: Option<Trust>) -> Self {
         let destinations = Destinations::new(own);
         let upstream = Upstream::new(trust, destinations.named());
-        Self { vault, upstream, destinations, places: Places::default() }
+        let (places, room) = (Places::default(), signing::Room::default());
+        Self { vault, upstream, destinations, places, room }
     }
 }
 
@@ -184,11 +189,22 @@ enum Outgoing {
 struct Asked {
     service: ServiceName,
     authority: String,
+    /// Where it is another than that of the authority.
+    host: Option<String>,
     sent: Sent,
+    signing: Option<Signing>,
     method: Method,
     target: String,
     headers: HeaderMap,
     place: Place,
+}
+
+/// A program's body.
+enum Coming {
+    Nothing,
+    /// What of it is there already, and the rest.
+    Streamed(Vec<u8>, Incoming),
+    Whole(Bytes),
 }
 
 #[async_trait]
@@ -212,7 +228,7 @@ impl Forward for Gateway {
         checked_target(&head.target)?;
         let mut headers = headers_of(&head.headers, head.body)?;
         let host = head.host.as_deref();
-        let Destination { authority, sent } =
+        let Destination { authority, host: below, sent } =
             self.destinations.find(&head.service, host, &head.target)?;
         let path = Path::plain(&head.target)
             .map_err(|why| bad("target", &format!("its path is not in its plain form: {why}")))?;
@@ -220,7 +236,18 @@ impl Forward for Gateway {
         if head.websocket {
             websocket::ask(&method, &mut headers)?;
         }
-        let what = in_short(&method, &authority, &head.target);
+        let asked_host = below.as_deref().unwrap_or(&authority);
+        let mut signing = match &sent {
+            Sent::Signed(_) if head.websocket => {
+                return Err(bad(
+                    "websocket",
+                    "to a service whose requests are signed there is none",
+                ));
+            }
+            Sent::Signed(_) => Some(Signing::read(asked_host, &headers, &head.target, head.body)?),
+            _ => None,
+        };
+        let what = in_short(&method, asked_host, &head.target);
         // Before anything goes on record: what is turned away here was not used. By another's id
         // nobody takes a place, since that is the hash of the whole token.
         let place = self.places.enter(session.id())?;
@@ -233,23 +260,43 @@ impl Forward for Gateway {
             what,
             act: None,
         };
-        let asked = Asked { service, authority, sent, method, target, headers, place };
+        let (mut room, mut coming) = (None, Coming::Nothing);
+        if has_body || websocket {
+            coming = Coming::Streamed(first, body);
+        }
+        if let Some(signing) = signing.as_mut().filter(|signing| signing.wants_body()) {
+            room = Some(self.room.enter(&headers)?);
+            let whole = coming.whole(MAX_SIGNED_BODY, signing::too_large).await?;
+            signing.take_body(&whole);
+            coming = Coming::Whole(whole);
+        }
+        let asked = Asked {
+            service,
+            authority,
+            host: below,
+            sent,
+            signing,
+            method,
+            target,
+            headers,
+            place,
+        };
         let using = match self.vault.use_credential(peer.clone(), &session, &purpose).await? {
             Taken::InUse(using) => using,
             Taken::Asks => {
                 // What goes over a WebSocket later is not what is asked about.
-                let (whole, outgoing) = if websocket {
-                    (Bytes::new(), Outgoing::Frames(Prefixed::new(first, body)))
-                } else {
-                    let whole = held::whole(first, body, has_body).await?;
-                    let sent = Full::new(whole.clone()).map_err(|never| match never {});
-                    let outgoing = match has_body {
-                        true => Outgoing::Body(sent.boxed_unsync()),
-                        false => Outgoing::Nothing,
-                    };
-                    (whole, outgoing)
+                let (whole, outgoing) = match coming {
+                    Coming::Streamed(first, body) if websocket => {
+                        (Bytes::new(), Outgoing::Frames(Prefixed::new(first, body)))
+                    }
+                    Coming::Nothing => (Bytes::new(), Outgoing::Nothing),
+                    coming => {
+                        let whole = coming.whole(MAX_HELD_BODY, held::too_large).await?;
+                        (whole.clone(), Outgoing::whole(whole))
+                    }
                 };
-                let act = held::act(&asked.authority, &asked.target, &asked.headers, &whole)?;
+                let host = asked.host.as_deref().unwrap_or(&asked.authority);
+                let act = held::act(host, &asked.target, &asked.headers, &whole)?;
                 return match self.vault.hold(peer, &session, purpose, act).await? {
                     Ok(using) => self.ask(asked, using, outgoing).await,
                     Err(waiting) => {
@@ -266,15 +313,40 @@ impl Forward for Gateway {
                 };
             }
         };
-        let streamed = Prefixed::new(first, body);
-        let outgoing = match (websocket, has_body) {
-            (true, _) => Outgoing::Frames(streamed),
-            (false, true) => Outgoing::Body(
-                Limited::new(streamed, MAX_BODY).map_err(io::Error::other).boxed_unsync(),
-            ),
-            (false, false) => Outgoing::Nothing,
+        let outgoing = match coming {
+            Coming::Streamed(first, body) if websocket => {
+                Outgoing::Frames(Prefixed::new(first, body))
+            }
+            Coming::Streamed(first, body) => {
+                let streamed = Prefixed::new(first, body);
+                Outgoing::Body(
+                    Limited::new(streamed, MAX_BODY).map_err(io::Error::other).boxed_unsync(),
+                )
+            }
+            Coming::Whole(whole) => Outgoing::whole(whole),
+            Coming::Nothing => Outgoing::Nothing,
         };
-        self.ask(asked, using, outgoing).await
+        let answered = self.ask(asked, using, outgoing).await;
+        drop(room);
+        answered
+    }
+}
+
+impl Coming {
+    /// All of it, in one piece.
+    async fn whole(self, most: usize, too_large: fn() -> Problem) -> Answer<Bytes> {
+        match self {
+            Self::Nothing => Ok(Bytes::new()),
+            Self::Streamed(first, body) => held::whole(first, body, most, too_large).await,
+            Self::Whole(whole) if whole.len() > most => Err(too_large()),
+            Self::Whole(whole) => Ok(whole),
+        }
+    }
+}
+
+impl Outgoing {
+    fn whole(body: Bytes) -> Self {
+        Self::Body(Full::new(body).map_err(|never| match never {}).boxed_unsync())
     }
 }
 
@@ -296,13 +368,27 @@ fn counted(body: RequestBody, sent: Arc<AtomicU64>) -> RequestBody {
 impl Gateway {
     /// Asks the service.
     async fn ask(&self, asked: Asked, using: Box<InUse>, outgoing: Outgoing) -> Answer<Forwarded> {
-        let Asked { service, authority, sent, method, target, mut headers, place } = asked;
+        let Asked { service, authority, host, sent, signing, method, target, .. } = asked;
+        let (mut headers, place) = (asked.headers, asked.place);
         let target = inject::inject(&service, &sent, &using.secret, &mut headers, &target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
         let uri = uri.path_and_query(path).build().map_err(|_| Problem::internal())?;
-        let scrubber = Scrubber::new(using.secret.expose());
-        drop(using.secret);
+        let key = using.secret;
+        let secrets = match signing {
+            Some(signing) => {
+                let now = self.vault.now();
+                signing.sign(&service, &key, now, &method, &target, &mut headers)?
+            }
+            None => vec![key],
+        };
+        if let Some(host) = host {
+            let host = HeaderValue::try_from(host).map_err(|_| Problem::internal())?;
+            headers.insert(HOST, host);
+        }
+        let kept: Vec<&[u8]> = secrets.iter().map(SecretBytes::expose).collect();
+        let scrubber = Scrubber::of(&kept);
+        drop(secrets);
 
         let mut meter = using.charge.map(Meter::new);
         let (body, frames) = match outgoing {

@@ -22,7 +22,7 @@ use crate::core::rule::Path;
 use crate::core::secret::SecretBytes;
 use crate::core::terms::Sendable;
 use crate::core::token::SessionToken;
-use crate::core::types::RequestId;
+use crate::core::types::{RequestId, Timestamp};
 
 /// How often time alone is looked at: a session may end by it.
 const LOOK_AT_TIME: Duration = Duration::from_secs(15);
@@ -111,6 +111,11 @@ fn may_send(agent: &AgentRow, purpose: &Purpose) -> Answer<Sendable> {
 }
 
 impl Vault {
+    /// The time by which requests are signed.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
     /// Takes a credential into use for the agent whose session it is; what it is used for goes on
     /// record. Where its master is to be asked first, that was done if the purpose has an act that
     /// was approved.
