@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Journey 8: services that want more than a key. AWS's SDK asks by stand-ins, and the backend signs.
+# Journey 8: services that want more than a key. AWS's SDK asks by stand-ins, and the backend signs; access tokens
+# of OAuth 2 are got and renewed in the backend.
 . "$(dirname "$0")/lib/common.sh"
 tools=$here/target/test-tools
 lib=$here/tests/e2e/lib
@@ -21,17 +22,27 @@ port_of() { sed -n 's/^listening //p' "$1"; }
 python3 "$lib/aws_service.py" "$home/service.pem" "$home/service.key" "$home/got" "$id" "$secret" "$session" >"$home/aws" &
 aws=$!
 within 10 grep -q listening "$home/aws"
+client_id=client:1 client_secret='client+secret/0123456789=?' refresh=rt-first-0123456789abcdef
+python3 "$lib/oauth_service.py" "$home/service.pem" "$home/service.key" "$home/asked" "$client_id" "$client_secret" "$refresh" >"$home/oauth" &
+oauth=$!
+within 10 grep -q listening "$home/oauth"
+service=https://127.0.0.1:$(port_of "$home/oauth")
 mkdir -m 700 "$home/run"
-SSL_CERT_FILE=$home/authority.pem "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
-    --service "aws=https://127.0.0.1:$(port_of "$home/aws")" 2>>"$home/serve.log" >"$home/ready" &
-backend=$!
+start() {
+    SSL_CERT_FILE=$home/authority.pem "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
+        --service "aws=https://127.0.0.1:$(port_of "$home/aws")" --service "clients=$service,oauth=$service/token read write" \
+        --service "refreshed=$service,oauth=$service/token" 2>>"$home/serve.log" >"$home/ready" &
+    backend=$!
+    within 10 grep -q '^listening' "$home/ready"
+}
 on_exit() {
     local code=$?
-    kill "$aws" "$backend" 2>/dev/null || true
+    kill "$aws" "$oauth" "$backend" 2>/dev/null || true
     finish "$code"
 }
 trap on_exit EXIT
-within 10 grep -q '^listening' "$home/ready"
+: >"$home/ready"
+start
 export AGENTKEYS_BACKEND=unix:$home/run/s
 agentkeys init >/dev/null 2>&1
 printf '{"AccessKeyId":"%s","SecretAccessKey":"%s","SessionToken":"%s"}' "$id" "$secret" "$session" |
@@ -96,5 +107,77 @@ proxied env >"$home/env"
 for part in "$id" "$secret" "$session"; do
     if grep -qF -- "$part" "$home/env" "$home/serve.log" "$home/usage"; then exit 1; fi
 done
-agentkeys revoke my-agent >/dev/null
+agentkeys revoke my-agent >/dev/null 2>&1
 expect_exit 3 proxied true
+agentkeys reinstate my-agent >/dev/null 2>&1
+
+say "OAuth 2, by client credentials: one token for many requests at once, and a new one after a 401"
+tokens() { grep -c "\"grant\": \"$1\"" "$home/asked" || true; }
+control() { curl -s --cacert "$home/authority.pem" "$service/control?$1" >/dev/null; }
+store() { printf '%s' "$2" | agentkeys store my-agent "$1" - >/dev/null 2>&1; }
+brokered() { agentkeys run --broker my-agent -- sh -c "$1"; }
+ask() { brokered "curl -s -o '$home/answer' -w '%{http_code}' -H \"Authorization: Bearer \$$1_API_KEY\" $3 \"\$$1_BASE_URL$2\""; }
+store clients "{\"client_id\":\"$client_id\",\"client_secret\":\"$client_secret\"}"
+expect 40 brokered 'seq 40 | sed "s,.*,url = $CLIENTS_BASE_URL/many/&\noutput = /dev/null," >"$HOME/many"
+    curl -sZ --parallel-max 40 -K "$HOME/many" -H "Authorization: Bearer $CLIENTS_API_KEY" -w "%{http_code}\n" | grep -c 200'
+expect 1 tokens client_credentials
+contains "$(grep grant "$home/asked")" '"scope": "read write", "fields": ["grant_type", "scope"], "basic": true'
+expect 200 ask CLIENTS /reflect
+contains "$(cat "$home/answer")" '"token": "***'
+contains "$(cat "$home/answer")" '"secret": "***'
+control drop=1
+expect 401 ask CLIENTS /charge '-d amount=1'
+expect 1 grep -c /charge "$home/asked"
+expect 200 ask CLIENTS /charge '-d amount=1'
+expect 2 tokens client_credentials
+control 'life=2'
+control drop=1
+expect 401 ask CLIENTS /a
+expect 200 ask CLIENTS /a
+sleep 2
+expect 200 ask CLIENTS /a
+expect 4 tokens client_credentials
+
+say "What a token URL answers that is no token: nothing is sent, and the client's secret goes nowhere"
+for mood in elsewhere:422 busy:503 huge:503; do
+    control "life=1&mood=${mood%:*}"
+    store clients "{\"client_id\":\"$client_id\",\"client_secret\":\"$client_secret\" }"
+    sleep 1
+    before=$(wc -l <"$home/asked")
+    case $(ask CLIENTS "/$mood") in 4?? | 503) ;; *) exit 1 ;; esac
+    expect 0 grep -c "/$mood" "$home/asked" || true
+    sed -n '/cause/p' "$home/answer"
+done
+control 'life=3600&mood=%20'
+store clients '{"client_id":"other","client_secret":"wrong-secret-0123"}'
+expect 422 ask CLIENTS /b
+contains "$(cat "$home/answer")" 'invalid_client'
+if grep -qF SHOWN "$home/answer"; then exit 1; fi
+store clients sk-plain
+expect 422 ask CLIENTS /b
+
+say "OAuth 2, by a refresh token that each answer replaces: many at once, kill -9, and none is sent twice"
+control 'life=1'
+store refreshed "{\"refresh_token\":\"$refresh\",\"client_id\":\"$client_id\",\"client_secret\":\"$client_secret\"}"
+many='seq 30 | sed "s,.*,url = $REFRESHED_BASE_URL/many/&\noutput = /dev/null," >"$HOME/many"
+    curl -sZ --parallel-max 30 -K "$HOME/many" -H "Authorization: Bearer $REFRESHED_API_KEY" -w "%{http_code}\n" | grep -c 200'
+for round in 1 2 3; do
+    expect 200 ask REFRESHED "/round/$round"
+    stored=$(agentkeys read my-agent refreshed | jq -r .refresh_token)
+    [ "$stored" != "$refresh" ] || exit 1
+    kill -9 "$backend"
+    wait "$backend" 2>/dev/null || true
+    : >"$home/ready"
+    start
+    sleep 1
+    [ "$round" -lt 3 ] || control 'life=3600'
+    expect 30 brokered "$many"
+    sleep 1
+done
+expect 0 grep -c invalid_grant "$home/answer" || true
+agentkeys usage my-agent --json >"$home/usage"
+contains "$(cat "$home/usage")" 'a new refresh token, by its service'
+agentkeys audit verify >/dev/null
+for part in "$client_secret" "$stored" $(grep -o 'at-[0-9a-f]\{32\}' "$home/asked" | head -3); do
+    if grep -qF -- "$part" "$home/usage" "$home/serve.log"; then exit 1; fi
+done

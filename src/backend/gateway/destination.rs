@@ -4,6 +4,7 @@
 //! Must never lead to a host that neither of them names.
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::oauth::Source;
 use crate::core::catalog::{self, Sent};
 use crate::core::gateway::{ServicePlace, is_hop_by_hop};
 use crate::core::identity::ServiceName;
@@ -22,6 +23,8 @@ pub struct Own {
     url: Url,
     /// How its key travels; absent: as the catalog says, or as a bearer token.
     sent: Option<Sent>,
+    /// Where its access tokens are got, if it is asked with such.
+    oauth: Option<Source>,
 }
 
 /// Where one request goes.
@@ -34,6 +37,8 @@ pub struct Destination {
     pub host: Option<String>,
     /// How the key travels.
     pub sent: Sent,
+    /// Where the access token is got that stands for the key.
+    pub oauth: Option<Source>,
 }
 
 impl Own {
@@ -54,12 +59,16 @@ impl Own {
                     .to_owned(),
             );
         }
-        Ok(Self { url, sent: how.map(sent).transpose()? })
+        if let Some(source) = how.and_then(|how| how.strip_prefix("oauth=")) {
+            let oauth = Some(Source::parse(source)?);
+            return Ok(Self { url, sent: Some(Sent::bearer()), oauth });
+        }
+        Ok(Self { url, sent: how.map(sent).transpose()?, oauth: None })
     }
 
     /// The same, with the key sent as the catalog says or as a bearer token.
     pub fn at(url: Url) -> Self {
-        Self { url, sent: None }
+        Self { url, sent: None, oauth: None }
     }
 }
 
@@ -114,7 +123,7 @@ fn sent(how: &str) -> Result<Sent, String> {
             Err("path= wants how paths begin, with {} where the key goes: path=/bot{}".to_owned())
         }
         _ => Err("behind the comma stands how the key is sent: bearer, basic, basic=USER, \
-                  header=NAME, header=NAME: VALUE, query=NAME or path=/BEGIN{}"
+                  header=NAME, header=NAME: VALUE, query=NAME, path=/BEGIN{} or oauth=TOKEN-URL"
             .to_owned()),
     }
 }
@@ -189,8 +198,13 @@ impl Destinations {
             }
         };
         match (own, asked.or_else(|| below.clone())) {
-            (Some(own), _) => Ok(Destination { authority: own.url.authority(), host: below, sent }),
-            (None, Some(host)) => Ok(Destination { authority: host, host: None, sent }),
+            (Some(own), _) => {
+                let oauth = own.oauth.clone();
+                Ok(Destination { authority: own.url.authority(), host: below, sent, oauth })
+            }
+            (None, Some(host)) => {
+                Ok(Destination { authority: host, host: None, sent, oauth: None })
+            }
             (None, None) if !hosts.is_empty() => Err(Problem::invalid(
                 "host",
                 format!("{service} has many hosts, and the request names none of them"),
@@ -316,7 +330,14 @@ mod tests {
             assert_eq!(read(how), Ok(Some(sent)), "{how}");
         }
         assert_eq!(read(""), Ok(None));
+        let oauth =
+            Own::parse("https://a.example,oauth=https://b.example/token?a=b,c read").unwrap();
+        assert_eq!(oauth.sent, Some(Sent::bearer()));
+        assert!(oauth.oauth.is_some());
         for wrong in [
+            ",oauth",
+            ",oauth=",
+            ",oauth=http://127.0.0.1/token",
             ",",
             ",x",
             ",bearer=x",

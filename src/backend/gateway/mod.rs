@@ -4,11 +4,13 @@
 //! Must never send a key in the clear, to another host than its service's, or before its use is on
 //! record; follow a redirect; or hand on an answer that shows the key.
 mod address;
+mod body;
 mod destination;
 mod exchange;
 mod held;
 mod inject;
 mod meter;
+mod oauth;
 mod places;
 mod scrub;
 mod signing;
@@ -17,15 +19,12 @@ mod websocket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue,
@@ -34,10 +33,12 @@ use hyper::header::{
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, StatusCode, Uri};
 
+use self::body::{Coming, Outgoing, counted, no_body};
 pub use self::destination::Own;
 use self::destination::{Destination, Destinations};
 use self::exchange::Relayed;
 use self::meter::Meter;
+use self::oauth::{Source, Tokens};
 use self::places::{Place, Places};
 use self::scrub::Scrubber;
 use self::signing::{MAX_SIGNED_BODY, Signing};
@@ -48,15 +49,15 @@ use super::peer::Peer;
 use super::vault::{InUse, Purpose, Taken, Vault};
 use crate::core::catalog::Sent;
 use crate::core::gateway::{
-    Field, MAX_BODY, MAX_FIELDS, MAX_HELD_BODY, RequestHead, ResponseHead, ServicePlace,
-    field_bytes, field_text, is_hop_by_hop,
+    Field, MAX_FIELDS, MAX_HELD_BODY, RequestHead, ResponseHead, ServicePlace, field_bytes,
+    field_text, is_hop_by_hop,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::rule::Path;
 use crate::core::secret::SecretBytes;
 use crate::core::token::SessionToken;
-use crate::web::{Prefixed, Trust};
+use crate::web::Trust;
 
 /// Longest that a service may take until its answer begins. Models think for minutes.
 const UNTIL_ANSWER: Duration = Duration::from_secs(600);
@@ -65,9 +66,6 @@ const UNTIL_UPGRADED: Duration = Duration::from_secs(10);
 /// Most characters of a path that go on record.
 const MOST_RECORDED: usize = 160;
 
-/// A program's body on its way to the service.
-type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
-
 /// The gateway of one backend.
 pub struct Gateway {
     vault: Vault,
@@ -75,6 +73,7 @@ pub struct Gateway {
     destinations: Destinations,
     places: Places,
     room: signing::Room,
+    tokens: Tokens,
 }
 
 impl Gateway {
@@ -86,9 +85,10 @@ impl Gateway {
     /// The same, believing these and not whom this machine trusts.
     pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Own>, trust: Option<Trust>) -> Self {
         let destinations = Destinations::new(own);
+        let tokens = Tokens::new(trust.clone());
         let upstream = Upstream::new(trust, destinations.named());
         let (places, room) = (Places::default(), signing::Room::default());
-        Self { vault, upstream, destinations, places, room }
+        Self { vault, upstream, destinations, places, room, tokens }
     }
 }
 
@@ -177,14 +177,6 @@ fn not_answered(service: &ServiceName, authority: &str, cause: String) -> Proble
     Problem::new(Code::Unavailable, detail, cause, fix)
 }
 
-/// What goes to the service besides the head.
-enum Outgoing {
-    Nothing,
-    Body(RequestBody),
-    /// Of a WebSocket, once the service has agreed.
-    Frames(Prefixed<Incoming>),
-}
-
 /// A request that was found to be in order, but for whether it may be sent.
 struct Asked {
     service: ServiceName,
@@ -193,18 +185,11 @@ struct Asked {
     host: Option<String>,
     sent: Sent,
     signing: Option<Signing>,
+    oauth: Option<Source>,
     method: Method,
     target: String,
     headers: HeaderMap,
     place: Place,
-}
-
-/// A program's body.
-enum Coming {
-    Nothing,
-    /// What of it is there already, and the rest.
-    Streamed(Vec<u8>, Incoming),
-    Whole(Bytes),
 }
 
 #[async_trait]
@@ -228,7 +213,7 @@ impl Forward for Gateway {
         checked_target(&head.target)?;
         let mut headers = headers_of(&head.headers, head.body)?;
         let host = head.host.as_deref();
-        let Destination { authority, host: below, sent } =
+        let Destination { authority, host: below, sent, oauth } =
             self.destinations.find(&head.service, host, &head.target)?;
         let path = Path::plain(&head.target)
             .map_err(|why| bad("target", &format!("its path is not in its plain form: {why}")))?;
@@ -276,6 +261,7 @@ impl Forward for Gateway {
             host: below,
             sent,
             signing,
+            oauth,
             method,
             target,
             headers,
@@ -286,9 +272,7 @@ impl Forward for Gateway {
             Taken::Asks => {
                 // What goes over a WebSocket later is not what is asked about.
                 let (whole, outgoing) = match coming {
-                    Coming::Streamed(first, body) if websocket => {
-                        (Bytes::new(), Outgoing::Frames(Prefixed::new(first, body)))
-                    }
+                    coming if websocket => (Bytes::new(), coming.sent(true)),
                     Coming::Nothing => (Bytes::new(), Outgoing::Nothing),
                     coming => {
                         let whole = coming.whole(MAX_HELD_BODY, held::too_large).await?;
@@ -313,69 +297,33 @@ impl Forward for Gateway {
                 };
             }
         };
-        let outgoing = match coming {
-            Coming::Streamed(first, body) if websocket => {
-                Outgoing::Frames(Prefixed::new(first, body))
-            }
-            Coming::Streamed(first, body) => {
-                let streamed = Prefixed::new(first, body);
-                Outgoing::Body(
-                    Limited::new(streamed, MAX_BODY).map_err(io::Error::other).boxed_unsync(),
-                )
-            }
-            Coming::Whole(whole) => Outgoing::whole(whole),
-            Coming::Nothing => Outgoing::Nothing,
-        };
+        let outgoing = coming.sent(websocket);
         let answered = self.ask(asked, using, outgoing).await;
         drop(room);
         answered
     }
 }
 
-impl Coming {
-    /// All of it, in one piece.
-    async fn whole(self, most: usize, too_large: fn() -> Problem) -> Answer<Bytes> {
-        match self {
-            Self::Nothing => Ok(Bytes::new()),
-            Self::Streamed(first, body) => held::whole(first, body, most, too_large).await,
-            Self::Whole(whole) if whole.len() > most => Err(too_large()),
-            Self::Whole(whole) => Ok(whole),
-        }
-    }
-}
-
-impl Outgoing {
-    fn whole(body: Bytes) -> Self {
-        Self::Body(Full::new(body).map_err(|never| match never {}).boxed_unsync())
-    }
-}
-
-/// Without a body the service is told of none, not of one whose end is still to come.
-fn no_body() -> RequestBody {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
-/// The same body, with its bytes counted.
-fn counted(body: RequestBody, sent: Arc<AtomicU64>) -> RequestBody {
-    body.map_frame(move |frame| {
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        frame
-    })
-    .boxed_unsync()
-}
-
 impl Gateway {
     /// Asks the service.
     async fn ask(&self, asked: Asked, using: Box<InUse>, outgoing: Outgoing) -> Answer<Forwarded> {
-        let Asked { service, authority, host, sent, signing, method, target, .. } = asked;
+        let Asked { service, authority, host, sent, signing, oauth, method, target, .. } = asked;
         let (mut headers, place) = (asked.headers, asked.place);
-        let target = inject::inject(&service, &sent, &using.secret, &mut headers, &target)?;
+        let (key, mut right) = (using.secret, using.standing);
+        let bearer = match &oauth {
+            None => None,
+            Some(source) => Some(tokio::select! {
+                got = self.tokens.get(&self.vault, &service, source, &key, using.stored) => got?,
+                problem = right.lost() => return Err(problem),
+            }),
+        };
+        let sent_key = bearer.as_ref().map_or(&key, |bearer| &*bearer.token);
+        let target = inject::inject(&service, &sent, sent_key, &mut headers, &target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
         let uri = uri.path_and_query(path).build().map_err(|_| Problem::internal())?;
-        let key = using.secret;
         let secrets = match signing {
+            _ if bearer.is_some() => oauth::hidden(&key),
             Some(signing) => {
                 let now = self.vault.now();
                 signing.sign(&service, &key, now, &method, &target, &mut headers)?
@@ -386,7 +334,8 @@ impl Gateway {
             let host = HeaderValue::try_from(host).map_err(|_| Problem::internal())?;
             headers.insert(HOST, host);
         }
-        let kept: Vec<&[u8]> = secrets.iter().map(SecretBytes::expose).collect();
+        let token = bearer.iter().map(|bearer| &*bearer.token);
+        let kept: Vec<&[u8]> = secrets.iter().chain(token).map(SecretBytes::expose).collect();
         let scrubber = Scrubber::of(&kept);
         drop(secrets);
 
@@ -404,7 +353,6 @@ impl Gateway {
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let mut right = using.standing;
         let asking = async {
             match &frames {
                 Some(_) => self.upstream.upgrade(request).await,
@@ -427,6 +375,9 @@ impl Gateway {
         let upgraded = hyper::upgrade::on(&mut response);
 
         let (parts, body) = response.into_parts();
+        if let Some(bearer) = bearer.filter(|_| parts.status == StatusCode::UNAUTHORIZED) {
+            self.tokens.forget(&bearer, self.vault.now()).await;
+        }
         if let Some(meter) = &mut meter {
             meter.begin(&method, parts.status, &parts.headers);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::access::Access;
 use super::credential::Refusal;
 use super::holding::Act;
+use super::rotation::Stored;
 use super::rows::AgentRow;
 use super::spending::{Charge, over_budget};
 use super::terms::not_sent;
@@ -56,6 +57,8 @@ pub enum Taken {
 pub struct InUse {
     /// The key.
     pub secret: SecretBytes,
+    /// Where it is stored.
+    pub stored: Stored,
     /// Whether it may still be used.
     pub standing: Right,
     /// What its answer is counted by, where that is known to cost anything.
@@ -219,7 +222,9 @@ impl Inner {
         }
         proposal.events.push(event);
         let charge = self.charge(&agent.row, service);
-        let used = InUse { secret, standing, charge, by };
+        let event = access.event(Action::Store, Outcome::Allowed).of(&agent.row).service(service);
+        let stored = Stored { credential, agent: agent.row.clone(), event };
+        let used = InUse { secret, stored, standing, charge, by };
         Ok(self.propose(proposal).await?.then_some(Taken::InUse(Box::new(used))))
     }
 }
