@@ -116,7 +116,7 @@ tokens() { grep -c "\"grant\": \"$1\"" "$home/asked" || true; }
 control() { curl -s --cacert "$home/authority.pem" "$service/control?$1" >/dev/null; }
 store() { printf '%s' "$2" | agentkeys store my-agent "$1" - >/dev/null 2>&1; }
 brokered() { agentkeys run --broker my-agent -- sh -c "$1"; }
-ask() { brokered "curl -s -o '$home/answer' -w '%{http_code}' -H \"Authorization: Bearer \$$1_API_KEY\" $3 \"\$$1_BASE_URL$2\""; }
+ask() { brokered "curl -s -o '$home/answer' -w '%{http_code}' -H \"Authorization: Bearer \$$1_API_KEY\" ${3:-} \"\$$1_BASE_URL$2\""; }
 store clients "{\"client_id\":\"$client_id\",\"client_secret\":\"$client_secret\"}"
 expect 40 brokered 'seq 40 | sed "s,.*,url = $CLIENTS_BASE_URL/many/&\noutput = /dev/null," >"$HOME/many"
     curl -sZ --parallel-max 40 -K "$HOME/many" -H "Authorization: Bearer $CLIENTS_API_KEY" -w "%{http_code}\n" | grep -c 200'
@@ -139,14 +139,13 @@ expect 200 ask CLIENTS /a
 expect 4 tokens client_credentials
 
 say "What a token URL answers that is no token: nothing is sent, and the client's secret goes nowhere"
-for mood in elsewhere:422 busy:503 huge:503; do
-    control "life=1&mood=${mood%:*}"
+for mood in elsewhere busy huge; do
+    control "life=1&mood=$mood"
     store clients "{\"client_id\":\"$client_id\",\"client_secret\":\"$client_secret\" }"
     sleep 1
-    before=$(wc -l <"$home/asked")
     case $(ask CLIENTS "/$mood") in 4?? | 503) ;; *) exit 1 ;; esac
-    expect 0 grep -c "/$mood" "$home/asked" || true
-    sed -n '/cause/p' "$home/answer"
+    if grep -q "/$mood" "$home/asked"; then exit 1; fi
+    contains "$(cat "$home/answer")" 'no token of clients could be got'
 done
 control 'life=3600&mood=%20'
 store clients '{"client_id":"other","client_secret":"wrong-secret-0123"}'
@@ -157,7 +156,7 @@ store clients sk-plain
 expect 422 ask CLIENTS /b
 
 say "OAuth 2, by a refresh token that each answer replaces: many at once, kill -9, and none is sent twice"
-control 'life=1'
+control 'life=3'
 store refreshed "{\"refresh_token\":\"$refresh\",\"client_id\":\"$client_id\",\"client_secret\":\"$client_secret\"}"
 many='seq 30 | sed "s,.*,url = $REFRESHED_BASE_URL/many/&\noutput = /dev/null," >"$HOME/many"
     curl -sZ --parallel-max 30 -K "$HOME/many" -H "Authorization: Bearer $REFRESHED_API_KEY" -w "%{http_code}\n" | grep -c 200'
@@ -169,12 +168,12 @@ for round in 1 2 3; do
     wait "$backend" 2>/dev/null || true
     : >"$home/ready"
     start
-    sleep 1
+    sleep 3
     [ "$round" -lt 3 ] || control 'life=3600'
     expect 30 brokered "$many"
-    sleep 1
+    sleep 3
 done
-expect 0 grep -c invalid_grant "$home/answer" || true
+expect 200 ask REFRESHED /at-the-end
 agentkeys usage my-agent --json >"$home/usage"
 contains "$(cat "$home/usage")" 'a new refresh token, by its service'
 agentkeys audit verify >/dev/null
