@@ -19,7 +19,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -su
     -addext "subjectAltName=IP:127.0.0.1" -addext basicConstraints=critical,CA:FALSE \
     -CA "$home/authority.pem" -CAkey "$home/authority.key" -keyout "$home/service.key" -out "$home/service.pem" 2>/dev/null
 port_of() { sed -n 's/^listening //p' "$1"; }
-python3 "$lib/aws_service.py" "$home/service.pem" "$home/service.key" "$home/got" "$id" "$secret" "$session" >"$home/aws" &
+"$python" "$lib/aws_service.py" "$home/service.pem" "$home/service.key" "$home/got" "$id" "$secret" "$session" >"$home/aws" &
 aws=$!
 within 10 grep -q listening "$home/aws"
 client_id=client:1 client_secret='client+secret/0123456789=?' refresh=rt-first-0123456789abcdef

@@ -1,5 +1,5 @@
 """Stands for AWS, over TLS: takes requests whose Signature Version 4 is right by the real secret, as AWS's
-documentation describes it (written apart from ours), and writes down what it gets.
+documentation describes it (written apart from ours), and as its own SDK makes it; and writes down what it gets.
 
     python3 aws_service.py CERTIFICATE KEY LOG ACCESS_KEY_ID SECRET SESSION_TOKEN
 
@@ -16,9 +16,27 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, unquote, unquote_plus
 
+try:
+    from botocore.auth import S3SigV4Auth, SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+except ImportError:
+    SigV4Auth = None
+
 certificate, key, log, access_key_id, secret, session_token = sys.argv[1:7]
 lock = threading.Lock()
 kept = {}
+
+
+def by_its_own_sdk(asked, names, region, service, body):
+    """The same signature, by AWS's SDK for Python."""
+    headers = {name: asked.headers[name] for name in names}
+    request = AWSRequest(asked.command, f"https://{asked.headers['host']}{asked.path}", headers=headers, data=body)
+    request.context["timestamp"] = asked.headers["x-amz-date"]
+    request.context["payload_signing_enabled"] = True
+    signer = (S3SigV4Auth if service == "s3" else SigV4Auth)(Credentials(access_key_id, secret), service, region)
+    text = signer.string_to_sign(request, signer.canonical_request(request))
+    return signer.signature(text, request)
 
 
 def mac(key, text):
@@ -79,6 +97,8 @@ class Aws(BaseHTTPRequestHandler):
             key = mac(key, part)
         if mac(key, text).hex() != fields["Signature"]:
             return "the signature"
+        if SigV4Auth and "+" not in query and by_its_own_sdk(self, names, region, service, body) != fields["Signature"]:
+            return "the signature, as AWS's own SDK makes it"
         self.signed_by = given[0]
         return None
 
