@@ -23,7 +23,7 @@ use super::source;
 use crate::client::places::Places;
 use crate::client::relay::{Brokered, Proxy, Relay};
 use crate::core::backend::RevokeTarget;
-use crate::core::catalog::bases_for;
+use crate::core::catalog::{bases_for, variable_for};
 use crate::core::gateway::ServicePlace;
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Code, Problem};
@@ -83,7 +83,19 @@ pub async fn run(
     }
     for (name, service) in &plan.names {
         let found = plan.services.iter().find(|one| one.service == *service);
-        command.env(name, found.ok_or_else(Problem::internal)?.placeholder.text());
+        let found = &found.ok_or_else(Problem::internal)?.placeholder;
+        let parts = found.parts(service);
+        if parts.is_empty() || *name != variable_for(service) {
+            command.env(name, found.text());
+            continue;
+        }
+        for (variable, value) in parts {
+            // What somebody had set there is another key's.
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
     }
     for one in &plan.services {
         for (variable, path) in bases_for(&one.service) {

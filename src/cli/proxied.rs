@@ -63,9 +63,10 @@ pub fn have(command: &mut Command, proxy: &Proxy, port: u16, out: Output) -> Ans
     // Node 22.21 and 24.5 on take the proxy from the environment, if they are told to.
     command.env("NODE_USE_ENV_PROXY", "1");
     let hosts: Vec<&Host> = proxy.hosts().collect();
+    let endings: Vec<&str> = proxy.endings().collect();
     for name in super::broker::NO_PROXY {
         let before = std::env::var(name).unwrap_or_default();
-        command.env(name, without_proxy(&before, &hosts));
+        command.env(name, without_proxy(&before, &hosts, &endings));
     }
     let folder = Temporary::make("agentkeys-proxy")?;
     let mut lists = Lists { folder: &folder, root: proxy.root(), written: BTreeMap::new(), out };
@@ -146,14 +147,23 @@ impl Lists<'_> {
 
 /// `NO_PROXY` without what would lead past the proxy to a host that it answers for; hosts of this
 /// machine are asked without it, unless it answers for one.
-fn without_proxy(before: &str, hosts: &[&Host]) -> String {
+fn without_proxy(before: &str, hosts: &[&Host], endings: &[&str]) -> String {
     let entries = before.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty());
     let mut kept: Vec<&str> =
         entries.filter(|entry| !hosts.iter().any(|host| leads_past(entry, host))).collect();
+    kept.retain(|entry| !endings.iter().any(|ending| leads_below(entry, ending)));
     if !hosts.iter().any(|host| host.is_loopback()) {
         kept.extend(HERE.iter().filter(|here| !before.split(',').any(|entry| entry == **here)));
     }
     kept.join(",")
+}
+
+/// Whether an entry names some host whose name ends so, or all.
+fn leads_below(entry: &str, ending: &str) -> bool {
+    let entry = entry.split(':').next().unwrap_or_default().trim_start_matches('*');
+    let entry = entry.trim_matches('.').to_ascii_lowercase();
+    let dotted = format!(".{entry}");
+    entry.is_empty() || dotted.ends_with(ending) || ending.ends_with(&dotted)
 }
 
 /// Whether an entry of `NO_PROXY` names a host, in any of the ways that programs read it.
@@ -214,18 +224,29 @@ mod tests {
             "10.0.0.0/8",
             "0.0.0.0/0",
         ] {
-            let kept = without_proxy(&format!("{entry},corp.example"), &hosts);
+            let kept = without_proxy(&format!("{entry},corp.example"), &hosts, &[]);
             assert_eq!(kept, "corp.example,localhost,127.0.0.1,::1", "{entry}");
         }
         for entry in ["penai.com", "x.api.openai.com", "10.2.0.0/16", "10.1.2.4", "fe80::/10"] {
-            assert!(without_proxy(entry, &hosts).starts_with(entry), "{entry}");
+            assert!(without_proxy(entry, &hosts, &[]).starts_with(entry), "{entry}");
         }
-        assert_eq!(without_proxy("localhost, a.b", &hosts), "localhost,a.b,127.0.0.1,::1");
+        assert_eq!(without_proxy("localhost, a.b", &hosts, &[]), "localhost,a.b,127.0.0.1,::1");
+    }
+
+    #[test]
+    fn no_host_below_a_name_is_asked_without_it() {
+        let endings = [".amazonaws.com"];
+        for entry in ["*", "amazonaws.com", ".com", "S3.amazonaws.com:443", "*.amazonaws.com"] {
+            let kept = without_proxy(&format!("{entry},corp.example"), &[], &endings);
+            assert!(kept.starts_with("corp.example"), "{entry}: {kept}");
+        }
+        let kept = without_proxy("aws.com,10.0.0.0/8", &[], &endings);
+        assert!(kept.starts_with("aws.com,10.0.0.0/8"), "{kept}");
     }
 
     #[test]
     fn a_service_on_this_machine_is_asked_by_the_proxy() {
         let host: Host = "127.0.0.1".parse().unwrap();
-        assert_eq!(without_proxy("127.0.0.0/8,127.0.0.1,a.b", &[&host]), "a.b");
+        assert_eq!(without_proxy("127.0.0.0/8,127.0.0.1,a.b", &[&host], &[]), "a.b");
     }
 }

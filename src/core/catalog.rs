@@ -23,7 +23,7 @@ pub struct Service {
     pub title: String,
     /// The environment variables that its programs read; the first is the one that is set.
     pub variables: Vec<String>,
-    /// Hosts of its interface, without a scheme.
+    /// Hosts of its interface, without a scheme; `*.example.org` stands for all below that name.
     pub hosts: Vec<String>,
     /// The variables by which its programs are told another place for its interface, and the path
     /// that is theirs of it.
@@ -186,6 +186,18 @@ pub fn find(service: &ServiceName) -> Option<&'static Service> {
     CATALOG.iter().find(|entry| entry.name == *service)
 }
 
+/// What the names end with that `*.example.org` stands for: `.example.org`. `None` for one host.
+pub fn ending(host: &str) -> Option<&str> {
+    host.strip_prefix('*').filter(|ending| ending.starts_with('.'))
+}
+
+/// Whether a name in lower case, such as `a.example.org`, is one that `*.example.org` stands for.
+pub fn is_below(name: &str, host: &str) -> bool {
+    ending(host).is_some_and(|ending| {
+        name.strip_suffix(ending).is_some_and(|rest| !rest.is_empty() && !rest.ends_with('.'))
+    })
+}
+
 /// The variables by which programs are told where a service is, each with the path that they want
 /// behind the host: the catalog's, or for other services one named as its key's is, ending in
 /// `_BASE_URL`.
@@ -286,6 +298,7 @@ mod tests {
             }
             assert!(!entry.hosts.is_empty(), "{}", entry.name);
             for host in &entry.hosts {
+                let host = ending(host).map_or(host.as_str(), |ending| &ending[1..]);
                 assert!(
                     host.contains('.')
                         && host.bytes().all(|c| c.is_ascii_lowercase()
@@ -354,6 +367,25 @@ mod tests {
         }
         let openai = find(&service("openai")).unwrap();
         assert_eq!(openai.sent_to("/a/b/info/refs"), openai.sent);
+    }
+
+    #[test]
+    fn a_star_stands_for_what_is_below_a_name_and_nothing_else() {
+        let all = "*.amazonaws.com";
+        for name in ["sts.amazonaws.com", "b.s3.eu-central-1.amazonaws.com"] {
+            assert!(is_below(name, all), "{name}");
+        }
+        for name in [
+            "amazonaws.com",
+            ".amazonaws.com",
+            "xamazonaws.com",
+            "a.amazonaws.com.evil.example",
+            "",
+        ] {
+            assert!(!is_below(name, all), "{name}");
+        }
+        assert!(!is_below("a.example.org", "example.org"));
+        assert!(!is_below("a.example.org", "*example.org"));
     }
 
     #[test]

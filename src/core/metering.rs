@@ -115,11 +115,18 @@ impl Stated {
         let input = u128::from(price.input);
         let cached = u128::from(price.cached.unwrap_or(price.input));
         // By a hundredth, since what is kept costs a quarter more, or as much again.
-        let hundredths = u128::from(self.input) * input * 100
-            + u128::from(self.cached) * cached * 100
-            + u128::from(self.kept[0]) * input * 125
-            + u128::from(self.kept[1]) * input * 200
-            + u128::from(self.output) * u128::from(price.output) * 100;
+        let part = |tokens: u64, price: u128, hundredths: u128| {
+            u128::from(tokens).saturating_mul(price).saturating_mul(hundredths)
+        };
+        let hundredths = [
+            part(self.input, input, 100),
+            part(self.cached, cached, 100),
+            part(self.kept[0], input, 125),
+            part(self.kept[1], input, 200),
+            part(self.output, u128::from(price.output), 100),
+        ]
+        .into_iter()
+        .fold(0, u128::saturating_add);
         let micros = hundredths.div_ceil(100 * 1_000_000);
         u64::try_from(micros).unwrap_or(u64::MAX).saturating_add(price.request)
     }

@@ -48,6 +48,7 @@ mod http_lifecycle;
 mod http_openapi;
 mod http_support;
 mod identity;
+mod in_use;
 mod install_sh;
 mod keeper_access;
 mod keeper_claims;

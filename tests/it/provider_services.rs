@@ -127,7 +127,7 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
 }
 
 /// An RSA private key as GitHub gives it (PKCS #1) or as others write it (PKCS #8).
-fn private_key(traditional: bool) -> String {
+pub fn private_key(traditional: bool) -> String {
     let key = openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], b"");
     let key = match traditional {
         true => openssl(&["rsa", "-traditional"], &key),

@@ -4,6 +4,7 @@
 //! Must never lead to a host that neither of them names.
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::oauth::Source;
 use crate::core::catalog::{self, Sent};
 use crate::core::gateway::{ServicePlace, is_hop_by_hop};
 use crate::core::identity::ServiceName;
@@ -22,6 +23,8 @@ pub struct Own {
     url: Url,
     /// How its key travels; absent: as the catalog says, or as a bearer token.
     sent: Option<Sent>,
+    /// Where its access tokens are got, if it is asked with such.
+    oauth: Option<Source>,
 }
 
 /// Where one request goes.
@@ -29,8 +32,13 @@ pub struct Own {
 pub struct Destination {
     /// Host, and port unless that is 443.
     pub authority: String,
+    /// The host that the program asked and that the request is for, where it is sent to another: the
+    /// one that the operator named for all that are below a name.
+    pub host: Option<String>,
     /// How the key travels.
     pub sent: Sent,
+    /// Where the access token is got that stands for the key.
+    pub oauth: Option<Source>,
 }
 
 impl Own {
@@ -51,12 +59,16 @@ impl Own {
                     .to_owned(),
             );
         }
-        Ok(Self { url, sent: how.map(sent).transpose()? })
+        if let Some(source) = how.and_then(|how| how.strip_prefix("oauth=")) {
+            let oauth = Some(Source::parse(source)?);
+            return Ok(Self { url, sent: Some(Sent::bearer()), oauth });
+        }
+        Ok(Self { url, sent: how.map(sent).transpose()?, oauth: None })
     }
 
     /// The same, with the key sent as the catalog says or as a bearer token.
     pub fn at(url: Url) -> Self {
-        Self { url, sent: None }
+        Self { url, sent: None, oauth: None }
     }
 }
 
@@ -111,7 +123,7 @@ fn sent(how: &str) -> Result<Sent, String> {
             Err("path= wants how paths begin, with {} where the key goes: path=/bot{}".to_owned())
         }
         _ => Err("behind the comma stands how the key is sent: bearer, basic, basic=USER, \
-                  header=NAME, header=NAME: VALUE, query=NAME or path=/BEGIN{}"
+                  header=NAME, header=NAME: VALUE, query=NAME, path=/BEGIN{} or oauth=TOKEN-URL"
             .to_owned()),
     }
 }
@@ -154,8 +166,9 @@ impl Destinations {
             (None, Some(entry)) => entry.sent_to(target),
             (None, None) => Sent::bearer(),
         };
-        let asked = match host {
-            None => hosts.first(),
+        let is_one = |host: &&String| catalog::ending(host).is_none();
+        let (asked, below) = match host {
+            None => (hosts.iter().find(is_one).cloned(), None),
             Some(host) => {
                 let asked = url::split(host).map(|(host, port)| (host, port.unwrap_or(HTTPS)));
                 let is_own = own.is_some_and(|own| {
@@ -163,11 +176,17 @@ impl Destinations {
                         .as_ref()
                         .is_some_and(|(host, port)| *host == own.url.host && *port == own.url.port)
                 });
-                let found = hosts.iter().find(|one| {
+                let found = hosts.iter().filter(is_one).find(|one| {
                     let named = one.parse::<Host>().ok().map(|host| (host, HTTPS));
                     named.is_some() && named == asked
                 });
-                if found.is_none() && !is_own {
+                let below = match &asked {
+                    Some((Host::Name(name), HTTPS)) => {
+                        hosts.iter().any(|one| catalog::is_below(name, one)).then(|| name.clone())
+                    }
+                    _ => None,
+                };
+                if found.is_none() && below.is_none() && !is_own {
                     return Err(Problem::new(
                         Code::Denied,
                         format!("access denied: that host is not one of {service}'s"),
@@ -175,12 +194,21 @@ impl Destinations {
                         format!("agentkeys serve --service {service}=https://HOST"),
                     ));
                 }
-                found
+                (found.cloned(), below)
             }
         };
-        match (own, asked) {
-            (Some(own), _) => Ok(Destination { authority: own.url.authority(), sent }),
-            (None, Some(host)) => Ok(Destination { authority: host.clone(), sent }),
+        match (own, asked.or_else(|| below.clone())) {
+            (Some(own), _) => {
+                let oauth = own.oauth.clone();
+                Ok(Destination { authority: own.url.authority(), host: below, sent, oauth })
+            }
+            (None, Some(host)) => {
+                Ok(Destination { authority: host, host: None, sent, oauth: None })
+            }
+            (None, None) if !hosts.is_empty() => Err(Problem::invalid(
+                "host",
+                format!("{service} has many hosts, and the request names none of them"),
+            )),
             (None, None) => Err(Problem::new(
                 Code::Invalid,
                 format!("the gateway does not know where {service} is"),
@@ -248,6 +276,23 @@ mod tests {
     }
 
     #[test]
+    fn below_a_name_it_is_the_host_that_was_asked() {
+        let all = destinations(&[]);
+        let host = "b.s3.eu-central-1.amazonaws.com";
+        assert_eq!(authority(&all, "aws", Some(host)).unwrap(), host);
+        assert_eq!(authority(&all, "aws", None).unwrap_err().code, Code::Invalid);
+        for wrong in ["amazonaws.com", "sts.amazonaws.com:8443", "sts.amazonaws.com.evil.example"] {
+            assert_eq!(authority(&all, "aws", Some(wrong)).unwrap_err().code, Code::Denied);
+        }
+        let own = destinations(&[("aws", "https://aws.example:8443")]);
+        let found = own.find(&"aws".parse().unwrap(), Some("STS.amazonaws.com"), "/").unwrap();
+        assert_eq!(found.authority, "aws.example:8443");
+        assert_eq!(found.host.as_deref(), Some("sts.amazonaws.com"));
+        let found = own.find(&"aws".parse().unwrap(), Some("aws.example:8443"), "/").unwrap();
+        assert_eq!(found.host, None);
+    }
+
+    #[test]
     fn what_the_operator_named_stands_for_every_host_of_the_service() {
         let all = destinations(&[
             ("github", "https://ghe.example.org:8443"),
@@ -285,7 +330,14 @@ mod tests {
             assert_eq!(read(how), Ok(Some(sent)), "{how}");
         }
         assert_eq!(read(""), Ok(None));
+        let oauth =
+            Own::parse("https://a.example,oauth=https://b.example/token?a=b,c read").unwrap();
+        assert_eq!(oauth.sent, Some(Sent::bearer()));
+        assert!(oauth.oauth.is_some());
         for wrong in [
+            ",oauth",
+            ",oauth=",
+            ",oauth=http://127.0.0.1/token",
             ",",
             ",x",
             ",bearer=x",

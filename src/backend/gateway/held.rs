@@ -17,25 +17,33 @@ use crate::web::Prefixed;
 /// Longest that its body may take to come.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// The whole body; `first` is what of it is there already.
-pub async fn whole<B>(first: Vec<u8>, body: B) -> Answer<Bytes>
+/// A body that its master is not asked about.
+pub fn too_large() -> Problem {
+    Problem::new(
+        Code::TooLarge,
+        "the request is too large to be asked about",
+        format!("a rule has it wait for an approval, with a body of {MAX_HELD_BODY} bytes at most"),
+        "send less at once",
+    )
+}
+
+/// The whole body; `first` is what of it is there already. `too_large` if it has more than `most`.
+pub async fn whole<B>(
+    first: Vec<u8>,
+    body: B,
+    most: usize,
+    too_large: fn() -> Problem,
+) -> Answer<Bytes>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let body = Prefixed::<_, ()>::new(first, body);
-    let read = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_HELD_BODY).collect()).await;
+    let read = tokio::time::timeout(BODY_TIME, Limited::new(body, most).collect()).await;
     let cause = match read {
         Ok(Ok(whole)) => return Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            return Err(Problem::new(
-                Code::TooLarge,
-                "the request is too large to be asked about",
-                format!(
-                    "a rule has it wait for an approval, with a body of {MAX_HELD_BODY} bytes at most"
-                ),
-                "send less at once",
-            ));
+            return Err(too_large());
         }
         Ok(Err(_)) => "its body broke off".to_owned(),
         Err(_) => format!("its body did not come within {} s", BODY_TIME.as_secs()),

@@ -4,44 +4,48 @@
 //! Must never send a key in the clear, to another host than its service's, or before its use is on
 //! record; follow a redirect; or hand on an answer that shows the key.
 mod address;
+mod body;
 mod destination;
 mod exchange;
 mod held;
 mod inject;
 mod meter;
+mod oauth;
 mod places;
 mod request;
 mod retry;
 mod scrub;
+mod signing;
 mod upstream;
 mod websocket;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{
-    CONTENT_ENCODING, HeaderMap, HeaderName, SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING,
+    CONTENT_ENCODING, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_EXTENSIONS,
+    TRANSFER_ENCODING,
 };
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
+use self::body::{Coming, Outgoing, counted, no_body};
 pub use self::destination::Own;
 use self::destination::{Destination, Destinations};
 use self::exchange::Relayed;
 use self::meter::Meter;
+use self::oauth::{Bearer, Source, Tokens};
 use self::places::{Place, Places};
 use self::request::{bad, checked_target, content_length, headers_of, in_short, no_other_meaning};
 use self::retry::{MAX_KEPT, Retries};
 use self::scrub::Scrubber;
+use self::signing::{MAX_SIGNED_BODY, Signing};
 use self::upstream::{NotConnected, Upstream};
 use self::websocket::Socket;
 use super::clock::Entropy;
@@ -50,21 +54,20 @@ use super::peer::Peer;
 use super::vault::{InUse, Purpose, Right, Taken, Vault};
 use crate::core::catalog::Sent;
 use crate::core::gateway::{
-    Field, MAX_BODY, RequestHead, ResponseHead, ServicePlace, field_text, is_hop_by_hop,
+    Field, MAX_HELD_BODY, RequestHead, ResponseHead, ServicePlace, field_text, is_hop_by_hop,
 };
 use crate::core::identity::ServiceName;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::core::rule::Path;
+use crate::core::secret::SecretBytes;
 use crate::core::token::SessionToken;
-use crate::web::{Prefixed, Trust};
+use crate::web::Prefixed;
+use crate::web::Trust;
 
 /// Longest that a service may take until its answer begins. Models think for minutes.
 const UNTIL_ANSWER: Duration = Duration::from_secs(600);
 /// Longest until a connection is a WebSocket, after the service has agreed.
 const UNTIL_UPGRADED: Duration = Duration::from_secs(10);
-
-/// A program's body on its way to the service.
-type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The gateway of one backend.
 pub struct Gateway {
@@ -72,6 +75,8 @@ pub struct Gateway {
     upstream: Upstream,
     destinations: Destinations,
     places: Places,
+    room: signing::Room,
+    tokens: Tokens,
 }
 
 impl Gateway {
@@ -83,8 +88,10 @@ impl Gateway {
     /// The same, believing these and not whom this machine trusts.
     pub fn trusting(vault: Vault, own: BTreeMap<ServiceName, Own>, trust: Option<Trust>) -> Self {
         let destinations = Destinations::new(own);
+        let tokens = Tokens::new(trust.clone());
         let upstream = Upstream::new(trust, destinations.named());
-        Self { vault, upstream, destinations, places: Places::default() }
+        let (places, room) = (Places::default(), signing::Room::default());
+        Self { vault, upstream, destinations, places, room, tokens }
     }
 }
 
@@ -94,27 +101,6 @@ fn not_answered(service: &ServiceName, authority: &str, cause: String) -> Proble
     Problem::new(Code::Unavailable, detail, cause, fix)
 }
 
-/// What goes to the service besides the head.
-enum Outgoing {
-    Nothing,
-    /// So small that it is kept, and can be sent again.
-    Whole(Bytes),
-    Body(RequestBody),
-    /// Of a WebSocket, once the service has agreed.
-    Frames(Prefixed<Incoming>),
-}
-
-impl Outgoing {
-    /// The same once more, if that can be.
-    fn again(&self) -> Option<Self> {
-        match self {
-            Self::Nothing => Some(Self::Nothing),
-            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
-            Self::Body(_) | Self::Frames(_) => None,
-        }
-    }
-}
-
 /// A request that was sent.
 struct Sending {
     answered: Result<Response<Incoming>, NoAnswer>,
@@ -122,6 +108,7 @@ struct Sending {
     right: Right,
     scrubber: Scrubber,
     meter: Option<Meter>,
+    bearer: Option<Bearer>,
 }
 
 /// Why there is no answer, in words that hold nothing of the request.
@@ -143,7 +130,11 @@ struct Again {
 struct Asked {
     service: ServiceName,
     authority: String,
+    /// Where it is another than that of the authority.
+    host: Option<String>,
     sent: Sent,
+    signing: Option<Signing>,
+    oauth: Option<Source>,
     method: Method,
     target: String,
     headers: HeaderMap,
@@ -178,7 +169,7 @@ impl Forward for Gateway {
         checked_target(&head.target)?;
         let mut headers = headers_of(&head.headers, head.body)?;
         let host = head.host.as_deref();
-        let Destination { authority, sent } =
+        let Destination { authority, host: below, sent, oauth } =
             self.destinations.find(&head.service, host, &head.target)?;
         let path = Path::plain(&head.target)
             .map_err(|why| bad("target", &format!("its path is not in its plain form: {why}")))?;
@@ -186,7 +177,18 @@ impl Forward for Gateway {
         if head.websocket {
             websocket::ask(&method, &mut headers)?;
         }
-        let what = in_short(&method, &authority, &head.target);
+        let asked_host = below.as_deref().unwrap_or(&authority);
+        let mut signing = match &sent {
+            Sent::Signed(_) if head.websocket => {
+                return Err(bad(
+                    "websocket",
+                    "to a service whose requests are signed there is none",
+                ));
+            }
+            Sent::Signed(_) => Some(Signing::read(asked_host, &headers, &head.target, head.body)?),
+            _ => None,
+        };
+        let what = in_short(&method, asked_host, &head.target);
         // Before anything goes on record: what is turned away here was not used. By another's id
         // nobody takes a place, since that is the hash of the whole token.
         let place = self.places.enter(session.id())?;
@@ -200,41 +202,41 @@ impl Forward for Gateway {
             act: None,
         };
         let is_small = content_length(&headers).is_some_and(|length| length <= MAX_KEPT as u64);
-        let asked = Asked { service, authority, sent, method, target, headers, place };
-        let outgoing = if websocket {
-            Outgoing::Frames(Prefixed::new(first, body))
-        } else if has_body && is_small {
-            Outgoing::Whole(held::whole(first, body).await?)
-        } else if has_body {
-            let streamed = Limited::new(Prefixed::new(first, body), MAX_BODY);
-            Outgoing::Body(streamed.map_err(io::Error::other).boxed_unsync())
-        } else {
-            Outgoing::Nothing
+        let (mut room, mut coming) = (None, Coming::Nothing);
+        if has_body || websocket {
+            coming = Coming::Streamed(first, body);
+        }
+        if let Some(signing) = signing.as_mut().filter(|signing| signing.wants_body()) {
+            room = Some(self.room.enter(&headers)?);
+            let whole = coming.whole(MAX_SIGNED_BODY, signing::too_large).await?;
+            signing.take_body(&whole);
+            coming = Coming::Whole(whole);
+        } else if has_body && is_small && !websocket {
+            coming = Coming::Whole(coming.whole(MAX_KEPT, held::too_large).await?);
+        }
+        let asked = Asked {
+            service,
+            authority,
+            host: below,
+            sent,
+            signing,
+            oauth,
+            method,
+            target,
+            headers,
+            place,
         };
-        match self.vault.use_in_turn(&peer, &session, &purpose).await? {
+        let answered = match self.vault.use_in_turn(&peer, &session, &purpose).await? {
             Taken::InUse(using) => {
                 let again = Again { peer, session, purpose };
-                self.ask(asked, using, outgoing, Some(again)).await
+                self.ask(asked, using, coming.sent(websocket), Some(again)).await
             }
-            Taken::Asks => self.hold(peer, &session, purpose, asked, outgoing).await,
+            Taken::Asks => self.hold(peer, &session, purpose, asked, coming, websocket).await,
             Taken::Later(_) => Err(Problem::internal()),
-        }
+        };
+        drop(room);
+        answered
     }
-}
-
-/// Without a body the service is told of none, not of one whose end is still to come.
-fn no_body() -> RequestBody {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
-/// The same body, with its bytes counted.
-fn counted(body: RequestBody, sent: Arc<AtomicU64>) -> RequestBody {
-    body.map_frame(move |frame| {
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        frame
-    })
-    .boxed_unsync()
 }
 
 impl Gateway {
@@ -245,18 +247,20 @@ impl Gateway {
         session: &SessionToken,
         purpose: Purpose,
         asked: Asked,
-        outgoing: Outgoing,
+        coming: Coming,
+        websocket: bool,
     ) -> Answer<Forwarded> {
-        let (whole, outgoing) = match outgoing {
-            Outgoing::Whole(whole) => (whole.clone(), Outgoing::Whole(whole)),
-            Outgoing::Body(body) => {
-                let whole = held::whole(Vec::new(), body).await?;
+        let (whole, outgoing) = match coming {
+            // What goes over a WebSocket later is not what is asked about.
+            coming if websocket => (Bytes::new(), coming.sent(true)),
+            Coming::Nothing => (Bytes::new(), Outgoing::Nothing),
+            coming => {
+                let whole = coming.whole(MAX_HELD_BODY, held::too_large).await?;
                 (whole.clone(), Outgoing::Whole(whole))
             }
-            // What goes over a WebSocket later is not what is asked about.
-            other => (Bytes::new(), other),
         };
-        let act = held::act(&asked.authority, &asked.target, &asked.headers, &whole)?;
+        let host = asked.host.as_deref().unwrap_or(&asked.authority);
+        let act = held::act(host, &asked.target, &asked.headers, &whole)?;
         match self.vault.hold(peer, session, purpose, act).await? {
             Ok(using) => self.ask(asked, using, outgoing, None).await,
             Err(waiting) => {
@@ -318,21 +322,42 @@ impl Gateway {
 
     /// Sends a request once.
     async fn send(&self, asked: &Asked, using: Box<InUse>, outgoing: Outgoing) -> Answer<Sending> {
-        let Asked { service, authority, sent, method, target, headers, .. } = asked;
-        let mut headers = headers.clone();
-        let target = inject::inject(service, sent, &using.secret, &mut headers, target)?;
+        let Asked { service, authority, host, sent, signing, oauth, method, target, .. } = asked;
+        let mut headers = asked.headers.clone();
+        let (key, mut right) = (using.secret, using.standing);
+        let bearer = match oauth {
+            None => None,
+            Some(source) => Some(tokio::select! {
+                got = self.tokens.get(&self.vault, service, source, &key, using.stored) => got?,
+                problem = right.lost() => return Err(problem),
+            }),
+        };
+        let sent_key = bearer.as_ref().map_or(&key, |bearer| &*bearer.token);
+        let target = inject::inject(service, sent, sent_key, &mut headers, target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
         let uri = uri.path_and_query(path).build().map_err(|_| Problem::internal())?;
-        let scrubber = Scrubber::new(using.secret.expose());
-        drop(using.secret);
+        let secrets = match signing {
+            _ if bearer.is_some() => oauth::hidden(&key),
+            Some(signing) => {
+                let now = self.vault.now();
+                signing.sign(service, &key, now, method, &target, &mut headers)?
+            }
+            None => vec![key],
+        };
+        if let Some(host) = host {
+            let host = HeaderValue::try_from(host).map_err(|_| Problem::internal())?;
+            headers.insert(HOST, host);
+        }
+        let token = bearer.iter().map(|bearer| &*bearer.token);
+        let kept: Vec<&[u8]> = secrets.iter().chain(token).map(SecretBytes::expose).collect();
+        let scrubber = Scrubber::of(&kept);
+        drop(secrets);
 
         let meter = using.charge.map(Meter::new);
         let (body, frames) = match outgoing {
             Outgoing::Nothing => (no_body(), None),
-            Outgoing::Whole(whole) => {
-                (Full::new(whole).map_err(|never| match never {}).boxed_unsync(), None)
-            }
+            Outgoing::Whole(whole) => (body::whole(whole), None),
             Outgoing::Body(body) => (body, None),
             Outgoing::Frames(frames) => (no_body(), Some(frames)),
         };
@@ -344,7 +369,6 @@ impl Gateway {
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let mut right = using.standing;
         let asking = async {
             match &frames {
                 Some(_) => self.upstream.upgrade(request).await.map_err(NoAnswer::Broken),
@@ -357,13 +381,13 @@ impl Gateway {
         };
         let late = format!("its answer did not begin within {} seconds", UNTIL_ANSWER.as_secs());
         let answered = answered.map_err(|_| not_answered(service, authority, late))?;
-        Ok(Sending { answered, frames, right, scrubber, meter })
+        Ok(Sending { answered, frames, right, scrubber, meter, bearer })
     }
 
     /// What the service answered, for the program.
     async fn answer(&self, asked: Asked, sent: Sending) -> Answer<Forwarded> {
         let Asked { service, authority, method, place, .. } = asked;
-        let Sending { answered, frames, right, scrubber, mut meter } = sent;
+        let Sending { answered, frames, right, scrubber, mut meter, bearer } = sent;
         let mut response = answered.map_err(|why| {
             if let Some(meter) = &mut meter {
                 meter.forget();
@@ -375,6 +399,9 @@ impl Gateway {
         let upgraded = hyper::upgrade::on(&mut response);
 
         let (parts, body) = response.into_parts();
+        if let Some(bearer) = bearer.filter(|_| parts.status == StatusCode::UNAUTHORIZED) {
+            self.tokens.forget(&bearer, self.vault.now()).await;
+        }
         if let Some(meter) = &mut meter {
             meter.begin(&method, parts.status, &parts.headers);
         }

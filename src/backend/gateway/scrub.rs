@@ -16,7 +16,7 @@ const SHORTEST: usize = 6;
 /// What stands where a key stood.
 const MASK: u8 = b'*';
 
-/// What one key looks like.
+/// What keys look like.
 pub struct Scrubber {
     /// Longest first, since one may hold another.
     forms: Vec<Zeroizing<Vec<u8>>>,
@@ -59,26 +59,32 @@ fn base64_cores(secret: &[u8]) -> Vec<Vec<u8>> {
     out
 }
 
+/// How a secret may be written.
+fn forms_of(secret: &[u8]) -> BTreeSet<Vec<u8>> {
+    let hex = |lower| secret.iter().flat_map(|byte| hex_of(*byte, lower)).collect();
+    let mut forms: BTreeSet<Vec<u8>> = BTreeSet::from([
+        secret.to_vec(),
+        hex(false),
+        hex(true),
+        percent_encoded(secret, false),
+        percent_encoded(secret, true),
+    ]);
+    if let Ok(text) = std::str::from_utf8(secret) {
+        let escaped = serde_json::to_string(text).unwrap_or_default();
+        forms.insert(escaped.trim_matches('"').as_bytes().to_vec());
+        // As some write it: every slash escaped.
+        forms.insert(escaped.trim_matches('"').replace('/', "\\/").into_bytes());
+    }
+    forms.extend(base64_cores(secret));
+    forms
+}
+
 impl Scrubber {
-    /// For one key.
-    pub fn new(secret: &[u8]) -> Self {
-        let hex = |lower| secret.iter().flat_map(|byte| hex_of(*byte, lower)).collect();
-        let mut forms: BTreeSet<Vec<u8>> = BTreeSet::from([
-            secret.to_vec(),
-            hex(false),
-            hex(true),
-            percent_encoded(secret, false),
-            percent_encoded(secret, true),
-        ]);
-        if let Ok(text) = std::str::from_utf8(secret) {
-            let escaped = serde_json::to_string(text).unwrap_or_default();
-            forms.insert(escaped.trim_matches('"').as_bytes().to_vec());
-            // As some write it: every slash escaped.
-            forms.insert(escaped.trim_matches('"').replace('/', "\\/").into_bytes());
-        }
-        forms.extend(base64_cores(secret));
+    /// For these.
+    pub fn of(secrets: &[&[u8]]) -> Self {
+        let forms = secrets.iter().flat_map(|secret| forms_of(secret));
         let mut forms: Vec<_> =
-            forms.into_iter().filter(|form| form.len() >= SHORTEST).map(Zeroizing::new).collect();
+            forms.filter(|form| form.len() >= SHORTEST).map(Zeroizing::new).collect();
         forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
         Self { forms, held: Zeroizing::default() }
     }
@@ -148,7 +154,7 @@ mod tests {
     const KEY: &[u8] = b"sk-or-v1-/a+b\"c?0123456789abcdef";
 
     fn through(parts: &[&[u8]]) -> Vec<u8> {
-        let mut scrubber = Scrubber::new(KEY);
+        let mut scrubber = Scrubber::of(&[KEY]);
         let mut out = Vec::new();
         for part in parts {
             out.extend_from_slice(&scrubber.feed(part));
@@ -200,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_holds_no_key_goes_on_at_once_and_unchanged() {
-        let mut scrubber = Scrubber::new(KEY);
+        let mut scrubber = Scrubber::of(&[KEY]);
         let frame = b"data: {\"delta\": \"hello, a skip of text\"}\n\n";
         assert_eq!(&scrubber.feed(frame)[..], frame);
         // The beginning of a key waits for what comes next, and is given back when it is none.

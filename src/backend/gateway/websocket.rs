@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn through(bytes: &[u8], by: usize) -> Result<Vec<u8>, &'static str> {
-        let mut frames = Frames::new(Scrubber::new(KEY));
+        let mut frames = Frames::new(Scrubber::of(&[KEY]));
         let mut out = Vec::new();
         for part in bytes.chunks(by) {
             out.extend_from_slice(&frames.feed(part)?);

@@ -7,7 +7,7 @@ mod aws;
 mod github;
 mod openai;
 mod openrouter;
-mod sigv4;
+pub(super) mod sigv4;
 mod talk;
 
 use async_trait::async_trait;

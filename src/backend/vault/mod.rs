@@ -31,6 +31,7 @@ mod provision;
 mod rates;
 mod rendezvous;
 mod renewal;
+mod rotation;
 mod rows;
 mod scope;
 mod sequencer;
@@ -68,6 +69,7 @@ pub use self::caller::Caller;
 pub use self::cells::CellError;
 pub use self::holding::{Act as HeldAct, Waiting};
 pub use self::journal::OpenError;
+pub use self::rotation::Stored;
 pub use self::spending::Charge;
 pub use self::using::{InUse, Purpose, Right, Taken};
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::access::Access;
 use super::credential::Refusal;
 use super::holding::Act;
+use super::rotation::Stored;
 use super::rows::AgentRow;
 use super::spending::{Charge, over_budget};
 use super::terms::not_sent;
@@ -24,7 +25,7 @@ use crate::core::rule::Path;
 use crate::core::secret::SecretBytes;
 use crate::core::terms::Sendable;
 use crate::core::token::SessionToken;
-use crate::core::types::RequestId;
+use crate::core::types::{RequestId, Timestamp};
 
 /// Most characters of where a request was to go that go on record.
 const MAX_TOLD: usize = 160;
@@ -62,6 +63,8 @@ pub enum Taken {
 pub struct InUse {
     /// The key.
     pub secret: SecretBytes,
+    /// Where it is stored.
+    pub stored: Stored,
     /// Whether it may still be used.
     pub standing: Right,
     /// What its answer is counted by, where that is known to cost anything.
@@ -117,6 +120,11 @@ fn may_send(agent: &AgentRow, purpose: &Purpose) -> Answer<Sendable> {
 }
 
 impl Vault {
+    /// The time by which requests are signed.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
     /// Takes a credential into use for the agent whose session it is; what it is used for goes on
     /// record. Where its master is to be asked first, that was done if the purpose has an act that
     /// was approved.
@@ -293,7 +301,9 @@ impl Inner {
         }
         proposal.events.push(event);
         let charge = self.charge(&agent.row, service);
-        let used = InUse { secret, standing, charge, by };
+        let event = access.event(Action::Store, Outcome::Allowed).of(&agent.row).service(service);
+        let stored = Stored { credential, agent: agent.row.clone(), event };
+        let used = InUse { secret, stored, standing, charge, by };
         Ok(self.propose(proposal).await?.then_some(Taken::InUse(Box::new(used))))
     }
 }

@@ -34,11 +34,12 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use self::answer::{Answered, fields, refusal, response};
 pub use self::placeholder::Placeholder;
+use self::placeholder::is_signed_by_another;
 pub use self::proxy::Proxy;
 use self::site::{HTTPS, Site};
 use super::http::HttpBackend;
 use crate::core::backend::{AccountBackend as _, Minted};
-use crate::core::catalog::Sent;
+use crate::core::catalog::{self, Sent};
 use crate::core::gateway::{Held, MAX_FIELDS, RequestHead, ServicePlace, misplaced};
 use crate::core::identity::{AgentIdentity, ServiceName};
 use crate::core::problem::{Answer, Code, Problem};
@@ -69,6 +70,8 @@ pub struct Brokered {
     sent: Sent,
     /// Where its own hosts are, if its key can be sent at all.
     sites: Vec<Site>,
+    /// What names end with that are its hosts too: `.example.org`.
+    endings: Vec<String>,
 }
 
 impl Brokered {
@@ -78,11 +81,29 @@ impl Brokered {
     /// The system has no randomness.
     pub fn new(place: ServicePlace) -> Answer<Self> {
         let ServicePlace { service, hosts, sent } = place;
-        let sites = match sent {
-            Sent::Signed(_) => Vec::new(),
-            _ => hosts.iter().filter_map(|host| Site::read(host, HTTPS)).collect(),
-        };
-        Ok(Self { placeholder: Placeholder::new(&service)?, service, sent, sites })
+        let endings = hosts.iter().filter_map(|host| catalog::ending(host));
+        let endings = endings.map(str::to_owned).collect();
+        let sites = hosts.iter().filter_map(|host| Site::read(host, HTTPS)).collect();
+        Ok(Self { placeholder: Placeholder::new(&service)?, service, sent, sites, endings })
+    }
+
+    fn is_at(&self, site: &Site) -> bool {
+        self.sites.contains(site) || self.endings.iter().any(|ending| site.ends_with(ending))
+    }
+
+    /// Refuses what is signed with a key that is not this run's.
+    fn signed_by_us(&self, headers: &HeaderMap) -> Answer<()> {
+        if !is_signed_by_another(&self.sent, headers) {
+            return Ok(());
+        }
+        let service = &self.service;
+        Err(Problem::new(
+            Code::Denied,
+            format!("access denied: the request to {service} is signed with another key"),
+            "it is signed with none of this run's stand-ins, and the gateway does not put its own key \
+             in place of one that the program chose",
+            "let the program take its key from its environment, and no other profile",
+        ))
     }
 }
 
@@ -216,6 +237,7 @@ impl Relay {
         let (brokered, mut target) = self.service_at(target)?;
         let taken = brokered.placeholder.take(&brokered.sent, &mut parts.headers, &mut target);
         self.misplaced(brokered.service.as_str(), &parts.headers, &target).await?;
+        brokered.signed_by_us(&parts.headers)?;
         if !taken {
             return Err(no_placeholder(&brokered.service));
         }

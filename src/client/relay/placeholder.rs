@@ -2,7 +2,7 @@
 //! one run, and proves to the relay that it is that run's program.
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use ring::rand::{SecureRandom, SystemRandom};
 use subtle::ConstantTimeEq;
 
@@ -16,6 +16,16 @@ const RANDOM: usize = 24;
 /// Headers that programs put a key into, whatever the service wants.
 const USUAL: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 
+/// How what a program signs for AWS begins.
+const SIGNED: &str = "AWS4-HMAC-SHA256 ";
+/// What stands there for the key's id, once it was taken out.
+const TAKEN: &str = "-";
+/// Random bytes of a placeholder that is the id of such a key, and its letters.
+const RANDOM_OF_ID: usize = 16;
+const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+/// What programs sign with: everybody may know it.
+const SIGNING_STAND_IN: &str = "agentkeys/stand-in/for/the/gateway/00000";
+
 /// A placeholder.
 #[derive(Clone)]
 pub struct Placeholder(String);
@@ -28,6 +38,10 @@ impl Placeholder {
     pub fn new(service: &ServiceName) -> Answer<Self> {
         let mut random = [0; RANDOM];
         SystemRandom::new().fill(&mut random).map_err(|_| Problem::internal())?;
+        if is_signed(service) {
+            let letters = random[..RANDOM_OF_ID].iter().map(|byte| BASE32[usize::from(byte & 31)]);
+            return Ok(Self(format!("AKIA{}", letters.map(char::from).collect::<String>())));
+        }
         let shape = catalog::find(service).and_then(|entry| entry.key.as_ref());
         let prefix = shape.and_then(|shape| shape.prefixes.first()).map_or("", String::as_str);
         let mut text = format!("{prefix}{}", to_hex(&random));
@@ -44,6 +58,44 @@ impl Placeholder {
         &self.0
     }
 
+    /// For each variable of a key that has several parts, what stands there; `None` where there is to
+    /// be nothing. Empty for other keys.
+    pub fn parts(&self, service: &ServiceName) -> Vec<(String, Option<&str>)> {
+        let entry = catalog::find(service).filter(|entry| matches!(entry.sent, Sent::Signed(_)));
+        let members = entry.map(|entry| entry.members.iter()).into_iter().flatten();
+        members
+            .map(|(member, variable)| {
+                let value = match member.as_str() {
+                    "AccessKeyId" => Some(self.text()),
+                    "SecretAccessKey" => Some(SIGNING_STAND_IN),
+                    _ => None,
+                };
+                (variable.clone(), value)
+            })
+            .collect()
+    }
+
+    /// Takes it out of a signature, of which region and service are left.
+    fn take_signed(&self, headers: &mut HeaderMap) -> bool {
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (given.next(), given.next()) else { return false };
+        let signed = value.to_str().ok().and_then(|value| value.strip_prefix(SIGNED));
+        let credential = signed.and_then(|signed| {
+            signed.split(',').find_map(|part| part.trim().strip_prefix("Credential="))
+        });
+        let Some((id, scope)) = credential.and_then(|text| text.split_once('/')) else {
+            return false;
+        };
+        let left = HeaderValue::try_from(format!("{SIGNED}Credential={TAKEN}/{scope}"));
+        match left {
+            Ok(left) if self.is(id.as_bytes()) => {
+                headers.insert(AUTHORIZATION, left);
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn is(&self, given: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(given).into()
     }
@@ -57,6 +109,9 @@ impl Placeholder {
     /// headers, the query, or the beginning of the path.
     pub fn take(&self, sent: &Sent, headers: &mut HeaderMap, target: &mut String) -> bool {
         let mut found = false;
+        if let Sent::Signed(_) = sent {
+            return self.take_signed(headers);
+        }
         let own = match sent {
             Sent::Header { name, .. } => name.parse::<HeaderName>().ok(),
             _ => None,
@@ -95,6 +150,18 @@ impl Placeholder {
         }
         found
     }
+}
+
+fn is_signed(service: &ServiceName) -> bool {
+    catalog::find(service).is_some_and(|entry| matches!(entry.sent, Sent::Signed(_)))
+}
+
+/// Whether it is signed with a key that is not this run's: who has one of their own means that one.
+pub fn is_signed_by_another(sent: &Sent, headers: &HeaderMap) -> bool {
+    let own = format!("{SIGNED}Credential={TAKEN}/");
+    let mut given = headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    matches!(sent, Sent::Signed(_))
+        && given.any(|given| given.starts_with(b"AWS") && !given.starts_with(own.as_bytes()))
 }
 
 /// What a header's value gives as the key: behind the scheme, or as the password of a pair.
@@ -188,6 +255,33 @@ mod tests {
         let mut target = format!("/bot{text}/getMe");
         assert!(one.take(&path, &mut HeaderMap::new(), &mut target));
         assert_eq!(target, "/getMe");
+    }
+
+    #[test]
+    fn it_is_the_id_in_a_signature_of_which_region_and_service_are_left() {
+        let of = service("aws");
+        let one = Placeholder::new(&of).unwrap();
+        assert_eq!((one.text().len(), &one.text()[..4]), (20, "AKIA"));
+        let parts = one.parts(&of);
+        assert_eq!(parts[0], ("AWS_ACCESS_KEY_ID".to_owned(), Some(one.text())));
+        assert_eq!(parts[1].1.map(str::len), Some(40));
+        assert_eq!(parts[2], ("AWS_SESSION_TOKEN".to_owned(), None));
+        assert!(one.parts(&service("openai")).is_empty());
+        let sent = &catalog::find(&of).unwrap().sent;
+        let scope = "20260101/eu-north-1/s3/aws4_request";
+        let signed = |id: &str| {
+            format!("AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders=host, Signature=00")
+        };
+        let mut map = headers(&[("authorization", &signed(one.text()))]);
+        assert!(is_signed_by_another(sent, &map));
+        assert!(one.take(sent, &mut map, &mut "/".to_owned()));
+        assert_eq!(map["authorization"], format!("AWS4-HMAC-SHA256 Credential=-/{scope}"));
+        assert!(!is_signed_by_another(sent, &map));
+        for other in [signed("AKIAIOSFODNN7EXAMPLE"), format!("Bearer {}", one.text())] {
+            let mut map = headers(&[("authorization", &other)]);
+            assert!(!one.take(sent, &mut map, &mut "/".to_owned()), "{other}");
+        }
+        assert!(!is_signed_by_another(sent, &HeaderMap::new()));
     }
 
     #[test]

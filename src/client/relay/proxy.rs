@@ -32,7 +32,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answered, refusal};
-use super::authority::{self, Issued};
+use super::authority::{self, Below, Issued};
 use super::site::{self, Site};
 use super::{Brokered, HEAD_TIME, MAX_HEAD, Relay, tunnel};
 use crate::core::gateway::is_hop_by_hop;
@@ -56,6 +56,8 @@ pub struct Proxy {
     token: String,
     root: CertificateDer<'static>,
     servers: Vec<(Site, Arc<ServerConfig>)>,
+    /// For hosts that are named by what they end with alone.
+    below: Option<Below>,
     /// Whether hosts of no service are refused.
     strict: bool,
     complained: Mutex<BTreeSet<String>>,
@@ -81,14 +83,16 @@ impl Proxy {
                 hosts.push(site.host.clone());
             }
         }
-        let Issued { root, servers } = authority::issue(&hosts, now)?;
+        let endings: BTreeSet<String> =
+            services.iter().flat_map(|one| &one.endings).cloned().collect();
+        let Issued { root, servers, below } = authority::issue(&hosts, endings, now)?;
         let with_server = |site: Site| {
             let server = servers.get(&site.host.to_string()).cloned();
             server.map(|server| (site, server)).ok_or_else(Problem::internal)
         };
         let servers = sites.into_iter().map(with_server).collect::<Answer<_>>()?;
         let (token, complained) = (to_hex(&random), Mutex::default());
-        Ok(Self { token, root, servers, strict, complained })
+        Ok(Self { token, root, servers, below, strict, complained })
     }
 
     /// As it stands in a program's environment.
@@ -106,8 +110,18 @@ impl Proxy {
         self.servers.iter().map(|(site, _)| &site.host)
     }
 
+    /// What the names of others that it answers for end with.
+    pub fn endings(&self) -> impl Iterator<Item = &str> {
+        self.below.iter().flat_map(Below::endings)
+    }
+
     fn server(&self, site: &Site) -> Option<Arc<ServerConfig>> {
-        self.servers.iter().find(|(one, _)| one == site).map(|(_, server)| Arc::clone(server))
+        let known = self.servers.iter().find(|(one, _)| one == site);
+        let known = known.map(|(_, server)| Arc::clone(server));
+        known.or_else(|| {
+            let below = self.below.as_ref().filter(|_| site.port == site::HTTPS)?;
+            below.server(&site.host)
+        })
     }
 
     /// Whether plain HTTP there would go to one of the services. On this machine, of which others may
@@ -116,7 +130,7 @@ impl Proxy {
         self.servers.iter().any(|(one, _)| {
             one.host == site.host
                 && (!site.host.is_loopback() || site.port == one.port || site.port == HTTP)
-        })
+        }) || self.below.as_ref().is_some_and(|below| below.has(&site.host))
     }
 
     fn is_authentic(&self, headers: &HeaderMap) -> bool {
@@ -302,8 +316,7 @@ impl Relay {
         site.is_named_by(&parts)?;
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let mut target = target.to_owned();
-        let here: Vec<&Brokered> =
-            self.services.iter().filter(|one| one.sites.contains(site)).collect();
+        let here: Vec<&Brokered> = self.services.iter().filter(|one| one.is_at(site)).collect();
         let mut shown = None;
         for one in &here {
             if one.placeholder.take(&one.sent, &mut parts.headers, &mut target) {
@@ -320,6 +333,7 @@ impl Relay {
             }
         };
         self.misplaced(of.service.as_str(), &parts.headers, &target).await?;
+        of.signed_by_us(&parts.headers)?;
         if shown.is_none() && site::is_of_a_page(&parts.headers, site) {
             (self.tell)(&format!("refused a request to {site} of a page in a browser"));
             return Err(of_a_page(site));
@@ -496,6 +510,20 @@ mod tests {
         }
         assert!(!proxy.is_in_the_clear(&site("127.0.0.1:3000")));
         assert!(!proxy.is_in_the_clear(&site("b.example:80")));
+    }
+
+    #[test]
+    fn it_answers_for_what_is_below_a_name_and_for_nothing_else() {
+        let proxy = proxy(&["*.amazonaws.com"]);
+        assert_eq!(proxy.endings().collect::<Vec<_>>(), [".amazonaws.com"]);
+        for own in ["sts.amazonaws.com", "B.s3.eu-central-1.amazonaws.com.:443"] {
+            assert!(proxy.server(&site(own)).is_some(), "{own}");
+        }
+        for other in ["amazonaws.com", "sts.amazonaws.com:8443", "sts.amazonaws.com.evil.example"] {
+            assert!(proxy.server(&site(other)).is_none(), "{other}");
+        }
+        assert!(proxy.is_in_the_clear(&site("s3.amazonaws.com:80")));
+        assert!(!proxy.is_in_the_clear(&site("amazonaws.com.evil.example:80")));
     }
 
     #[test]

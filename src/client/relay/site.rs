@@ -5,6 +5,7 @@ use hyper::header::{HOST, HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::{Uri, Version};
 
+use crate::core::catalog;
 use crate::core::problem::{Answer, Code, Problem};
 use crate::web::{Host, url};
 
@@ -25,6 +26,12 @@ impl Site {
     pub fn read(text: &str, default: u16) -> Option<Self> {
         let (host, port) = url::split(text)?;
         Some(Self { host, port: port.unwrap_or(default) })
+    }
+
+    /// Whether its name ends so, at the scheme's own port.
+    pub fn ends_with(&self, ending: &str) -> bool {
+        let is_below = |name: &str| catalog::is_below(name, &format!("*{ending}"));
+        self.port == HTTPS && matches!(&self.host, Host::Name(name) if is_below(name))
     }
 
     /// Refuses a request that came by TLS to this site and is meant for another, or that could be

@@ -182,7 +182,9 @@ fn read(arguments: JsonObject) -> Result<HttpAsk, Mistake> {
 fn by_host(host: &str) -> Result<ServiceName, Mistake> {
     let of: BTreeSet<&ServiceName> = catalog::all()
         .iter()
-        .filter(|service| service.hosts.iter().any(|own| own == host))
+        .filter(|service| {
+            service.hosts.iter().any(|own| own == host || catalog::is_below(host, own))
+        })
         .map(|service| &service.name)
         .collect();
     let names: Vec<&str> = of.iter().map(|name| name.as_str()).collect();
