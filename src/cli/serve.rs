@@ -32,7 +32,7 @@ use crate::core::problem::Problem;
     note = "--service says where the gateway finds a service: one that it does not know, or one of \
             the catalog's in another place. An address that is private is asked only so. Behind a \
             comma stands how its key is sent, unless that is as a bearer token: basic=USER, \
-            header=NAME, query=NAME and more, which docs/gateway.md lists.",
+            header=NAME, query=NAME, oauth=TOKEN-URL and more, which docs/gateway.md lists.",
     note = "Keys are made at services' own addresses (agentkeys provisioner set --way api). Only \
             the user who runs the backend may have it ask another one; all others, those that \
             --provider-url names.",

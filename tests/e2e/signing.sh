@@ -161,7 +161,8 @@ store refreshed "{\"refresh_token\":\"$refresh\",\"client_id\":\"$client_id\",\"
 many='seq 30 | sed "s,.*,url = $REFRESHED_BASE_URL/many/&\noutput = /dev/null," >"$HOME/many"
     curl -sZ --parallel-max 30 -K "$HOME/many" -H "Authorization: Bearer $REFRESHED_API_KEY" -w "%{http_code}\n" | grep -c 200'
 for round in 1 2 3; do
-    expect 200 ask REFRESHED "/round/$round"
+    expect 200 ask REFRESHED /reflect
+    contains "$(cat "$home/answer")" '"refresh": "***'
     stored=$(agentkeys read my-agent refreshed | jq -r .refresh_token)
     [ "$stored" != "$refresh" ] || exit 1
     kill -9 "$backend"

@@ -16,6 +16,9 @@ use super::places::Place;
 use super::scrub::Scrubber;
 use crate::backend::vault::Right;
 
+/// What a service's body gives next; `None` at its end.
+type Next = Option<hyper::Result<Frame<Bytes>>>;
+
 /// Such a body.
 pub struct Relayed {
     /// Gone when it has ended, or the right to it has.
@@ -65,10 +68,7 @@ impl Relayed {
     }
 
     /// The next frame of the service, and whether it is the last; `None` when the right has ended.
-    fn poll_service(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<(Option<hyper::Result<Frame<Bytes>>>, bool)>> {
+    fn poll_service(&self, cx: &mut Context<'_>) -> Poll<Option<(Next, bool)>> {
         let mut body = held(&self.body);
         let Some(body) = body.as_mut() else { return Poll::Ready(None) };
         let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));

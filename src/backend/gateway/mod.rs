@@ -207,6 +207,8 @@ impl Forward for Gateway {
             coming = Coming::Streamed(first, body);
         }
         if let Some(signing) = signing.as_mut().filter(|signing| signing.wants_body()) {
+            // Nobody else has anything kept here.
+            self.vault.knows(&session).await?;
             room = Some(self.room.enter(&headers)?);
             let whole = coming.whole(MAX_SIGNED_BODY, signing::too_large).await?;
             signing.take_body(&whole);
@@ -332,13 +334,13 @@ impl Gateway {
                 problem = right.lost() => return Err(problem),
             }),
         };
-        let sent_key = bearer.as_ref().map_or(&key, |bearer| &*bearer.token);
+        let sent_key = bearer.as_ref().map_or(&key, Bearer::token);
         let target = inject::inject(service, sent, sent_key, &mut headers, target)?;
         let path: PathAndQuery = target.parse().map_err(|_| Problem::internal())?;
         let uri = Uri::builder().scheme("https").authority(authority.as_str());
         let uri = uri.path_and_query(path).build().map_err(|_| Problem::internal())?;
         let secrets = match signing {
-            _ if bearer.is_some() => oauth::hidden(&key),
+            _ if bearer.is_some() => Vec::new(),
             Some(signing) => {
                 let now = self.vault.now();
                 signing.sign(service, &key, now, method, &target, &mut headers)?
@@ -349,8 +351,8 @@ impl Gateway {
             let host = HeaderValue::try_from(host).map_err(|_| Problem::internal())?;
             headers.insert(HOST, host);
         }
-        let token = bearer.iter().map(|bearer| &*bearer.token);
-        let kept: Vec<&[u8]> = secrets.iter().chain(token).map(SecretBytes::expose).collect();
+        let got_by = bearer.iter().flat_map(Bearer::hidden);
+        let kept: Vec<&[u8]> = secrets.iter().chain(got_by).map(SecretBytes::expose).collect();
         let scrubber = Scrubber::of(&kept);
         drop(secrets);
 

@@ -101,11 +101,12 @@ impl Drop for Answered {
     }
 }
 
-/// A token, and until when it is used.
+/// A token, until when it is used, and what besides it no answer may show: what it was got by.
 #[derive(Clone)]
 struct Fresh {
     token: Arc<SecretBytes>,
     until: Timestamp,
+    hidden: Arc<Vec<SecretBytes>>,
 }
 
 /// A refresh token that came and is not stored yet.
@@ -135,9 +136,20 @@ pub struct Tokens {
 
 /// What a request is sent with.
 pub struct Bearer {
-    /// The access token.
-    pub token: Arc<SecretBytes>,
+    fresh: Fresh,
     place: Vec<u8>,
+}
+
+impl Bearer {
+    /// The access token.
+    pub fn token(&self) -> &SecretBytes {
+        &self.fresh.token
+    }
+
+    /// What no answer may show.
+    pub fn hidden(&self) -> impl Iterator<Item = &SecretBytes> {
+        self.fresh.hidden.iter().chain([self.token()])
+    }
 }
 
 fn unfit(service: &ServiceName, why: &str) -> Problem {
@@ -229,6 +241,12 @@ impl Client {
         Err(problem)
     }
 
+    /// What of it no answer may show.
+    fn hidden(&self) -> Vec<SecretBytes> {
+        let parts = [self.client_secret.as_deref(), self.refresh_token.as_deref()];
+        parts.into_iter().flatten().map(|text| SecretBytes::new(text.into())).collect()
+    }
+
     /// The credential with another refresh token, if that is one.
     fn with(&self, refresh_token: &str) -> Answer<SecretBytes> {
         let client = Self {
@@ -241,7 +259,7 @@ impl Client {
 }
 
 impl Answered {
-    fn fresh(&self, of: &ServiceName, now: Timestamp) -> Answer<Fresh> {
+    fn fresh(&self, of: &ServiceName, client: &Client, now: Timestamp) -> Answer<Fresh> {
         let token = self.access_token.as_deref().unwrap_or_default();
         let is_bearer =
             self.token_type.as_ref().is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
@@ -256,14 +274,17 @@ impl Answered {
         };
         let life = life.unwrap_or(UNSAID).min(LONGEST);
         let until = now.plus_ms((life - BEFORE_END.min(life.div_ceil(10))) * 1000);
-        Ok(Fresh { token: Arc::new(SecretBytes::new(token.into())), until })
+        let mut hidden = client.hidden();
+        hidden.extend(self.refresh_token.as_deref().map(|token| SecretBytes::new(token.into())));
+        let token = Arc::new(SecretBytes::new(token.into()));
+        Ok(Fresh { token, until, hidden: Arc::new(hidden) })
     }
 }
 
 impl Entry {
-    fn good(&self, of: Hash32, now: Timestamp) -> Option<Arc<SecretBytes>> {
+    fn good(&self, of: Hash32, now: Timestamp) -> Option<Fresh> {
         let fresh = self.fresh.as_ref().filter(|_| self.of == Some(of))?;
-        (now < fresh.until).then(|| Arc::clone(&fresh.token))
+        (now < fresh.until).then(|| fresh.clone())
     }
 
     /// Stores what came, and only then has its token used.
@@ -285,22 +306,18 @@ impl Entry {
         vault: &Vault,
         (service, source): (&ServiceName, &Source),
         stored: &Stored,
-    ) -> Answer<Arc<SecretBytes>> {
+    ) -> Answer<Fresh> {
         // Whoever had the turn before may have replaced it.
         let now_stored = vault.stored_now(stored).await?;
         let (secret, stored) = now_stored.ok_or_else(|| overtaken(service))?;
         let (of, now) = (Hash32::of(secret.expose()), vault.now());
         if self.unsaved.as_ref().is_some_and(|unsaved| unsaved.of == of) {
             self.save(vault, service, &stored).await?;
-            return self
-                .fresh
-                .as_ref()
-                .map(|fresh| Arc::clone(&fresh.token))
-                .ok_or_else(Problem::internal);
+            return self.fresh.clone().ok_or_else(Problem::internal);
         }
         self.unsaved = None;
-        if let Some(token) = self.good(of, now) {
-            return Ok(token);
+        if let Some(fresh) = self.good(of, now) {
+            return Ok(fresh);
         }
         if let Some((missed, at, problem)) = &self.missed
             && *missed == of
@@ -320,11 +337,11 @@ impl Entry {
         (service, source): (&ServiceName, &Source),
         secret: &SecretBytes,
         stored: &Stored,
-    ) -> Answer<Arc<SecretBytes>> {
+    ) -> Answer<Fresh> {
         let client = Client::read(service, secret)?;
         let answered = client.ask(fetch, service, source).await?;
         let of = Hash32::of(secret.expose());
-        let fresh = answered.fresh(service, vault.now());
+        let fresh = answered.fresh(service, &client, vault.now());
         let before = client.refresh_token.as_deref();
         let rotated = answered.refresh_token.as_deref();
         let rotated = rotated.filter(|token| before.is_some_and(|before| before != *token));
@@ -335,18 +352,19 @@ impl Entry {
                     Ok(fresh) => (fresh, None),
                     Err(bad) => {
                         let token = Arc::new(SecretBytes::new(Vec::new()));
-                        (Fresh { token, until: Timestamp(0) }, Some(bad))
+                        let none = Fresh { token, until: Timestamp(0), hidden: Arc::default() };
+                        (none, Some(bad))
                     }
                 };
                 self.unsaved = Some(Unsaved { of, credential, fresh: used.clone() });
                 self.save(vault, service, stored).await?;
-                bad.map_or(Ok(used.token), Err)
+                bad.map_or(Ok(used), Err)
             }
             Some(_) => Err(unfit(service, "what its token URL answered is too large")),
             None => {
                 let fresh = fresh?;
                 (self.of, self.fresh) = (Some(of), Some(fresh.clone()));
-                Ok(fresh.token)
+                Ok(fresh)
             }
         }
     }
@@ -387,8 +405,8 @@ impl Tokens {
     ) -> Answer<Bearer> {
         let place = stored.place().to_vec();
         let mut entry: OwnedMutexGuard<Entry> = self.entry(&place, vault.now()).lock_owned().await;
-        if let Some(token) = entry.good(Hash32::of(secret.expose()), vault.now()) {
-            return Ok(Bearer { token, place });
+        if let Some(fresh) = entry.good(Hash32::of(secret.expose()), vault.now()) {
+            return Ok(Bearer { fresh, place });
         }
         // Whether or not the program waits for it: what came is stored.
         let (fetch, vault) = (Arc::clone(&self.fetch), vault.clone());
@@ -397,26 +415,19 @@ impl Tokens {
             tokio::spawn(
                 async move { entry.renew(&fetch, &vault, (&service, &source), &stored).await },
             );
-        let token = renewing.await.map_err(|_| Problem::internal())??;
-        Ok(Bearer { token, place })
+        let fresh = renewing.await.map_err(|_| Problem::internal())??;
+        Ok(Bearer { fresh, place })
     }
 
     /// The service did not take it: the next request gets another one.
     pub async fn forget(&self, bearer: &Bearer, now: Timestamp) {
         let entry = self.entry(&bearer.place, now);
         let mut entry = entry.lock().await;
-        let is_it = |fresh: &Fresh| Arc::ptr_eq(&fresh.token, &bearer.token);
+        let is_it = |fresh: &Fresh| Arc::ptr_eq(&fresh.token, &bearer.fresh.token);
         if entry.fresh.as_ref().is_some_and(is_it) {
             entry.fresh = None;
         }
     }
-}
-
-/// What of a credential no answer may show.
-pub fn hidden(secret: &SecretBytes) -> Vec<SecretBytes> {
-    let Ok(client) = serde_json::from_slice::<Client>(secret.expose()) else { return Vec::new() };
-    let parts = [client.client_secret.as_deref(), client.refresh_token.as_deref()];
-    parts.into_iter().flatten().map(|text| SecretBytes::new(text.into())).collect()
 }
 
 #[cfg(test)]
@@ -464,9 +475,11 @@ mod tests {
     fn a_token_is_used_until_shortly_before_its_end() {
         let of: ServiceName = "mine".parse().unwrap();
         let now = Timestamp(1_000_000);
+        let client = SecretBytes::new(br#"{"refresh_token":"one"}"#.to_vec());
+        let client = Client::read(&of, &client).unwrap();
         let until = |text: &str| {
             let answered: Answered = serde_json::from_str(text).unwrap();
-            answered.fresh(&of, now).map(|fresh| fresh.until.since_ms(now) / 1000)
+            answered.fresh(&of, &client, now).map(|fresh| fresh.until.since_ms(now) / 1000)
         };
         for (text, seconds) in [
             (r#"{"access_token":"a","token_type":"Bearer","expires_in":3600}"#, 3540),

@@ -125,6 +125,14 @@ impl Vault {
         self.0.clock.now()
     }
 
+    /// Whether a session is good, before anything else is done for whoever shows it.
+    ///
+    /// # Errors
+    /// `UNAUTHORIZED` or `DENIED`.
+    pub async fn knows(&self, session: &SessionToken) -> Answer<()> {
+        self.0.authenticate(session).await?.standing()
+    }
+
     /// Takes a credential into use for the agent whose session it is; what it is used for goes on
     /// record. Where its master is to be asked first, that was done if the purpose has an act that
     /// was approved.
