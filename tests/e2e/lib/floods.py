@@ -223,7 +223,7 @@ def http2(name, host, port, pid, *command):
 
 
 def slow(seconds, connections, *places):
-    """A byte or a frame every half second on so many connections each, for so long."""
+    """A byte every half second on so many connections each, for so long."""
     where = places.index("--") if "--" in places else len(places)
     places, others = places[:where], Others(places[where + 1 :])
     seconds, connections = float(seconds), int(connections)
@@ -242,9 +242,9 @@ def slow(seconds, connections, *places):
             # A record of a handshake, of which the rest does not come.
             return stream, b"\x16\x03\x01\x3f\xff\x01\x00\x3f\xfb"
         if tls:
-            stream = secured(stream, host, ("h2",) if protocol == "h2" else ("http/1.1",))
+            stream = secured(stream, host, ("h2",) if protocol.startswith("h2") else ("http/1.1",))
         if protocol == "h2":
-            return stream, PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_STREAM, 1, b"\x82\x87\x84")
+            return stream, PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_STREAM | END_HEADERS, 1, b"x" * 16000)[:12]
         if protocol == "h2-quiet":
             return stream, PREFACE + frame(SETTINGS, 0, 0)
         return stream, f"GET /slow HTTP/1.1\r\nHost: {host}\r\nX: ".encode()
@@ -256,13 +256,12 @@ def slow(seconds, connections, *places):
             stream.sendall(first)
             stream.settimeout(0.001)
             opens.append(stream)
-        piece = frame(CONTINUATION, 0, 1) if ":" in place and place.split(":")[0].endswith("h2") else b"x"
         while opens and time.monotonic() - began < seconds:
             time.sleep(0.5)
             for stream in list(opens):
                 try:
                     if place.split(":")[0].split("+")[-1] != "h2-quiet":
-                        stream.sendall(piece)
+                        stream.sendall(b"x")
                     while part := stream.recv(4096):
                         pass
                     opens.remove(stream)
