@@ -73,7 +73,7 @@ impl Prove {
         let Self { agent, service, path } = self;
         let open = context.open().await?;
         let places = context.link().await?.gateway().gateway_places(open.token, &agent).await?;
-        let ServicePlace { service, hosts, sent } = chosen(places, service, &agent)?;
+        let ServicePlace { service, sent, .. } = chosen(places, service, &agent)?;
         let program = std::env::current_exe().map_err(|error| not_started(&error))?;
         let things = Things::make(&program)?;
         let base = bases_for(&service).into_iter().next().ok_or_else(Problem::internal)?;
@@ -112,8 +112,7 @@ impl Prove {
         };
         lines.insert(0, stand_in(&key, inside.stand_in.as_deref()));
         lines.extend(ways(&outside.tried, &inside.tried));
-        let host = hosts.first().map_or("its service", String::as_str);
-        lines.push(answer(&format!("GET {host}{asked}"), inside.answered));
+        lines.push(answer(&format!("GET {asked} of {service}"), inside.answered));
         tell(context, &agent, &service, &lines)
     }
 }

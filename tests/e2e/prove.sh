@@ -45,7 +45,7 @@ say "All of it holds"
 proof 0 --service openai
 contains "$proof" "OPENAI_API_KEY is sk-"
 contains "$proof" "where the stand-in was found by the same looking"
-contains "$proof" "GET api.openai.com/v1: 200, by the service"
+contains "$proof" "GET /v1 of openai: 200, by the service"
 contains "$proof" "proven: my-agent's programs use the key of openai"
 expect 8 grep -c 'refused (.*); without the room it works$' <(printf '%s\n' "$proof" | grep -v -e trace -e 'memory of agentkeys')
 case $proof in *"$key"* | *NOT*) echo "it shows the key, or a NOT" >&2; exit 1 ;; esac
