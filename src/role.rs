@@ -19,6 +19,7 @@ use crate::cli::args::{Global, unknown_command, wants_json};
 use crate::cli::daemon::Daemon;
 use crate::cli::machine::ThisMachine;
 use crate::cli::output::Output;
+use crate::cli::probe;
 use crate::cli::report::{CliError, render, usage};
 use crate::cli::run::not_started;
 use crate::cli::serve::{LogFormat, Serve, ServeOpenId, Tls};
@@ -84,6 +85,9 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     let json = wants_json(&args);
     if let Some(service) = supervised(&args) {
         return report(json, supervise(service));
+    }
+    if matches!(args.as_slice(), [first, second] if first == "doctor" && second == probe::WORD) {
+        return report(json, probe::run().map_err(CliError::from));
     }
     let ended = match role_of(name.as_deref(), args.first().map(OsString::as_os_str)) {
         Err(UnknownFirst) => {

@@ -3,7 +3,8 @@ use argh::{ArgsInfo, FromArgs};
 use serde_json::json;
 
 use super::context::Context;
-use super::report::{CliError, shown};
+use super::prove::{self, Prove};
+use super::report::{CliError, shown, usage};
 use super::session::{Fact, Health, Wanted};
 use super::{Checked, Finish};
 use crate::core::problem::Problem;
@@ -13,20 +14,53 @@ use crate::core::problem::Problem;
     description = "Looks at the backend, its certificate, the session, the clock, the machine's protections, \
                    where things are kept, the daemons that run here, and the MCP clients' files. Each line that is not well says what to do. Exits with \
                    1 if something is broken.",
+    note = "--prove shows for one of an agent's keys what run --broker --sandbox promises. A program of \
+            ours is started in the closed room of the folder here: its key is looked for in it from \
+            outside, it tries to get out by ways that are first seen to work without the room, and it asks \
+            the service by the gateway: one GET, which uses the key, and is on record. Where the key's \
+            tier lets you, it is read in order to be looked for, which is on record too. Exits with 1 unless all of it \
+            holds.",
     example = "agentkeys doctor",
-    example = "agentkeys doctor --json"
+    example = "agentkeys doctor --json",
+    example = "agentkeys doctor --prove my-agent",
+    example = "agentkeys doctor --prove my-agent --service github --path /user"
 )]
 /// see above
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    /// show that a program of this agent's cannot get at its keys
+    #[argh(option, arg_name = "agent")]
+    prove: Option<String>,
+    /// with --prove: by which of its services; the first, unless told
+    #[argh(option, arg_name = "service")]
+    service: Option<String>,
+    /// with --prove: which path is asked; that of the base URL, unless told
+    #[argh(option, arg_name = "/path")]
+    path: Option<String>,
+}
 
-/// Everything.
-pub struct Doctor;
+/// Everything, or that an agent's programs cannot get at its keys.
+pub struct Doctor(Option<Prove>);
 
 impl TryFrom<DoctorArgs> for Doctor {
     type Error = Problem;
 
-    fn try_from(_: DoctorArgs) -> Result<Self, Problem> {
-        Ok(Self)
+    fn try_from(raw: DoctorArgs) -> Result<Self, Problem> {
+        let DoctorArgs { prove, service, path } = raw;
+        let Some(agent) = prove else {
+            if service.is_some() || path.is_some() {
+                return Err(usage(
+                    "--service and --path go with --prove",
+                    "they say how the proof asks",
+                    "agentkeys doctor --prove my-agent --service github --path /user",
+                ));
+            }
+            return Ok(Self(None));
+        };
+        if path.as_ref().is_some_and(|path| !prove::is_path(path)) {
+            return Err(usage("--path is not valid", "it begins with a slash", "--path /user"));
+        }
+        let service = service.map(|name| name.parse()).transpose()?;
+        Ok(Self(Some(Prove { agent: agent.parse()?, service, path })))
     }
 }
 
@@ -34,6 +68,9 @@ impl Checked for Doctor {
     type Raw = DoctorArgs;
 
     async fn run(self, context: &Context<'_>) -> Result<Finish, CliError> {
+        if let Some(prove) = self.0 {
+            return prove.run(context).await;
+        }
         let wanted =
             Wanted { backend: context.global.backend.clone(), verbose: context.global.verbose };
         let facts = context.machine.facts(&wanted).await?;

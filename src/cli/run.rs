@@ -101,6 +101,22 @@ pub struct Run {
     pub sandbox: Option<Vec<PathBuf>>,
 }
 
+impl Run {
+    /// By the gateway, with one service, in a room where these may be read.
+    pub fn in_a_room(agent: AgentIdentity, service: ServiceName, read: Vec<PathBuf>) -> Self {
+        Self {
+            socket: None,
+            agent: Some(agent),
+            named: vec![(variable_for(&service), service)],
+            file: None,
+            only: true,
+            broker: true,
+            proxy: None,
+            sandbox: Some(read),
+        }
+    }
+}
+
 /// Whether a credential may go under a name.
 pub fn settable(name: &str) -> Result<(), Problem> {
     let wrong = |why: &str| usage("a variable's name is not valid", why, "write NAME=service");

@@ -81,6 +81,23 @@ pub fn duplicate_descriptor(number: i32) -> io::Result<File> {
     Ok(File::from(unsafe { OwnedFd::from_raw_fd(copy) }))
 }
 
+/// Attaches to process `pid` as a debugger does, without stopping it, and lets go of it: whether this
+/// process may look into that one and change it.
+///
+/// # Errors
+/// Those of `ptrace(2)`.
+pub fn trace(pid: u32) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: PTRACE_SEIZE reads and writes no memory of ours; its address and data are 0.
+    if unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, nothing, nothing) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the same. It wants the process stopped; one that is not is let go of when we end.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, nothing, nothing) };
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

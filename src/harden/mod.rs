@@ -68,7 +68,7 @@ pub use helper::fork_helper;
 pub use hidden::{Hidden, Hideable};
 pub use inspect::{
     duplicate_descriptor, effective_uid, exe_of, open_past_the_cache, open_without_following,
-    process_start_time, real_uid,
+    process_start_time, real_uid, trace,
 };
 pub use pages::forget_code_pages;
 pub use pass::{receive_with, send_with};

@@ -9,6 +9,7 @@ mod authority;
 mod peer;
 mod placeholder;
 mod proxy;
+mod quiet;
 mod site;
 mod tunnel;
 mod websocket;

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answered, refusal};
 use super::authority::{self, Below, Issued};
+use super::quiet::Quiet;
 use super::site::{self, Site};
 use super::{Brokered, HEAD_TIME, MAX_HEAD, Relay, tunnel};
 use crate::core::gateway::is_hop_by_hop;
@@ -46,6 +48,8 @@ const USER: &str = "agentkeys";
 const RANDOM: usize = 24;
 /// Most requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 128;
+/// How long a connection that is ended for want of requests may take to end by itself.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// The port of `http://`.
 const HTTP: u16 = 80;
 /// Longest until an answer of a host that the proxy does not answer for begins.
@@ -287,11 +291,14 @@ impl Relay {
             Err(_) => return,
         };
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let quiet = Quiet::new();
+        let requests = Arc::clone(&quiet);
         let service = service_fn(move |request| {
-            let (relay, site) = (Arc::clone(&self), Arc::clone(&site));
+            let (relay, site, running) = (Arc::clone(&self), Arc::clone(&site), requests.begin());
             async move {
                 let answered = relay.answer_at(request, &site).await;
-                Ok::<_, Infallible>(answered.unwrap_or_else(|problem| refusal(&problem)))
+                let answered = answered.unwrap_or_else(|problem| refusal(&problem));
+                Ok::<_, Infallible>(running.with(answered))
             }
         });
         let stream = TokioIo::new(stream);
@@ -299,7 +306,16 @@ impl Relay {
             let mut server = http2::Builder::new(TokioExecutor::new());
             server.timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
             server.max_header_list_size(MAX_HEAD as u32);
-            let _ = server.serve_connection(stream, service).await;
+            let mut connection = pin!(server.serve_connection(stream, service));
+            let ended = tokio::select! {
+                _ = connection.as_mut() => true,
+                () = quiet.too_long() => false,
+            };
+            if !ended {
+                // It says so; a client that is still there then asks by another.
+                connection.as_mut().graceful_shutdown();
+                let _ = tokio::time::timeout(LAST_WORD, connection).await;
+            }
         } else {
             let _ = super::http1_server().serve_connection(stream, service).with_upgrades().await;
         }
