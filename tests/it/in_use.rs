@@ -3,7 +3,6 @@
 use agentkeys::backend::clock::Clock;
 use agentkeys::backend::vault::{InUse, Purpose, Taken};
 use agentkeys::core::audit::Action;
-use agentkeys::core::backend::AuditFilter;
 use agentkeys::core::rule::Path;
 use agentkeys::core::scope::Scope;
 use agentkeys::core::secret::SecretBytes;
@@ -78,10 +77,8 @@ async fn what_its_service_gives_takes_its_place_unless_another_one_was_stored_me
     ada.store("bot", "mine", b"by hand").await;
     assert!(!vault.replace_stored(&stored, &new("three")).await.unwrap());
     assert_eq!(used(&env, &bot, "mine").await.secret.expose(), b"by hand");
-    let filter = AuditFilter::default();
-    let page = ada.backend.query_audit(&ada.session, filter).await.unwrap();
     let said = "a new refresh token, by its service";
-    let events = page.events.iter().map(|entry| &entry.event);
+    let events = ada.events().await.into_iter();
     let events = events.filter(|event| event.detail.as_deref() == Some(said));
     assert_eq!(events.filter(|event| event.action == Action::Store).count(), 1);
     // What is deleted stays so.
