@@ -78,8 +78,8 @@ async fn what_its_service_gives_takes_its_place_unless_another_one_was_stored_me
     assert!(!vault.replace_stored(&stored, &new("three")).await.unwrap());
     assert_eq!(used(&env, &bot, "mine").await.secret.expose(), b"by hand");
     let said = "a new refresh token, by its service";
-    let events = ada.events().await;
-    let events = events.iter().filter(|event| event.detail.as_deref() == Some(said));
+    let events = ada.events().await.into_iter();
+    let events = events.filter(|event| event.detail.as_deref() == Some(said));
     assert_eq!(events.filter(|event| event.action == Action::Store).count(), 1);
     // What is deleted stays so.
     let using = used(&env, &bot, "mine").await;
