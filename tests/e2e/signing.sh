@@ -2,6 +2,7 @@
 # Journey 8: services that want more than a key. AWS's SDK asks by stand-ins, and the backend signs; access tokens
 # of OAuth 2 are got and renewed in the backend.
 . "$(dirname "$0")/lib/common.sh"
+. "$(dirname "$0")/lib/mcp.sh"
 tools=$here/target/test-tools
 lib=$here/tests/e2e/lib
 python=$tools/mcp-python/bin/python3
@@ -181,3 +182,10 @@ agentkeys audit verify >/dev/null
 for part in "$client_secret" "$stored" $(grep -o 'at-[0-9a-f]\{32\}' "$home/asked" | head -3); do
     if grep -qF -- "$part" "$home/usage" "$home/serve.log"; then exit 1; fi
 done
+
+say "A model asks AWS over MCP"
+who='{"url":"https://sts.eu-west-1.amazonaws.com/","method":"POST","body":"Action=GetCallerIdentity&Version=2011-06-15","headers":{"content-type":"application/x-www-form-urlencoded"}}'
+mcp_client --expect-error --call http_request "$who" --shell 'a-person-approves --as my-agent' --until-ok http_request "$who" 20 \
+    -- agentkeysd --agent my-agent >"$home/answers"
+contains "$(tail -n 1 "$home/answers")" 'arn:aws:iam::123456789012:user/agent'
+contains "$(tail -n 1 "$home/got")" '/eu-west-1/sts/aws4_request'
