@@ -88,7 +88,7 @@ contains "$error" "what my-api costs is not known"
 say "Fifty at once, a cent each, one dollar in all; the backend is killed in between"
 agentkeys budget my-agent my-api --total 1 --per-request 0.01 2>/dev/null
 cat >"$home/fifty.py" <<'END'
-import os, sys, threading, time, urllib.request, urllib.error
+import http.client, os, sys, threading, time, urllib.request, urllib.error
 base, key = os.environ["MY_API_BASE_URL"], os.environ["MY_API_API_KEY"]
 answered, refused, lock, said = 0, 0, threading.Lock(), set()
 def work():
@@ -110,7 +110,7 @@ def work():
                     said.add(text)
                 return
             time.sleep(0.1)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             time.sleep(0.1)
 workers = [threading.Thread(target=work) for _ in range(50)]
 [worker.start() for worker in workers]
