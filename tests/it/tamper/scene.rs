@@ -23,8 +23,8 @@ use crate::env::{BACKEND, FakeClock, Master, ROOT, Rows, TestEnv, code, id, serv
 
 /// The first byte of each kind of row: meta, head, account, proof, chain, event, agent,
 /// name, credential, version, holder, session, renewal, family, request, code, registration,
-/// pending, due, guesses, balance, movement, reference.
-pub const KINDS: &[u8; 24] = b"mhAIHEGNCVSsrfqpgPtlBLRO";
+/// pending, due, guesses, balance, movement, reference, movements so far.
+pub const KINDS: &[u8; 25] = b"mhAIHEGNCVSsrfqpgPtlBLROM";
 /// Audit events: the hash chain holds these, not the digest over the rows.
 pub const EVENT: u8 = b'E';
 
