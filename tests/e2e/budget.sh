@@ -2,32 +2,11 @@
 # Budgets: what answers cost is read from them, counted before the next request, and a limit that is
 # reached refuses or asks; also with fifty at once, and when the backend is killed in between.
 . "$(dirname "$0")/lib/common.sh"
-. "$(dirname "$0")/lib/oidc.sh"
-lib=$here/tests/e2e/lib
+. "$(dirname "$0")/lib/upstream.sh"
 
 say "A service, and keys of three"
-oidc_certificate "$home" 127.0.0.1
-python3 "$lib/upstream.py" "$home/issuer.pem" "$home/issuer.key" "$home/got" >"$home/upstream" &
-upstream=$!
-within 10 grep -q listening "$home/upstream"
-service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/upstream")
-mkdir -m 700 "$home/run"
-serve() {
-    SSL_CERT_FILE=$home/ca.pem "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
-        --service "openai=$service" --service "anthropic=$service" --service "my-api=$service" \
-        2>>"$home/serve.log" >"$home/ready" &
-    backend=$!
-    within 10 grep -q '^listening' "$home/ready"
-}
-serve
-export AGENTKEYS_BACKEND=unix:$home/run/s
-on_exit() {
-    local code=$?
-    kill "$upstream" "$backend" 2>/dev/null || true
-    finish "$code"
-}
-trap on_exit EXIT
-agentkeys init >/dev/null 2>&1
+begin_service
+begin_backend "openai=$service" "anthropic=$service" "my-api=$service"
 for one in openai anthropic my-api; do
     printf 'key-of-%s-0123456789' "$one" | agentkeys store my-agent "$one" - --expose broker >/dev/null 2>&1
 done

@@ -2,30 +2,12 @@
 # Requests that wait for their master: held by a rule, approved for their very body, released at once,
 # and refused with everything else when nobody says yes.
 . "$(dirname "$0")/lib/common.sh"
-. "$(dirname "$0")/lib/oidc.sh"
-lib=$here/tests/e2e/lib
+. "$(dirname "$0")/lib/upstream.sh"
 key='a key of ours: 0123456789'
 
 say "A service, and a rule that has its charges wait"
-oidc_certificate "$home" 127.0.0.1
-python3 "$lib/upstream.py" "$home/issuer.pem" "$home/issuer.key" "$home/got" >"$home/upstream" &
-upstream=$!
-within 10 grep -q listening "$home/upstream"
-service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/upstream")
-mkdir -m 700 "$home/run"
-SSL_CERT_FILE=$home/ca.pem "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
-    --service "my-api=$service" 2>>"$home/serve.log" >"$home/ready" &
-backend=$!
-within 10 grep -q '^listening' "$home/ready"
-export AGENTKEYS_BACKEND=unix:$home/run/s
-on_exit() {
-    local code=$?
-    kill "$upstream" "$backend" 2>/dev/null || true
-    finish "$code"
-}
-trap on_exit EXIT
-touch "$home/got"
-agentkeys init >/dev/null 2>&1
+begin_service
+begin_backend "my-api=$service"
 printf '%s' "$key" | agentkeys store my-agent my-api - --expose broker >/dev/null 2>&1
 agentkeys rule my-agent my-api --ask 'POST /v1/charges*' 2>/dev/null
 
@@ -171,6 +153,7 @@ END
 
 say "In a terminal watch asks, and does what it is told"
 charge one amount=8 watched /v1/charges/soon
+within 10 asked 1
 charge one amount=9 refused /v1/charges/soon
 within 10 asked 2
 python3 "$lib/in_terminal.py" 'agentkeys watch my-agent' \
@@ -180,6 +163,12 @@ within 5 test -e "$home/refused"
 expect "200 403" sh -c 'cat "$HOME/watched" "$HOME/refused" | tr -d "\n" | sed "s/^\(...\)/\1 /"'
 agentkeys watch --json >"$home/lines" 2>/dev/null &
 watching=$!
+# It shows what comes after it has begun.
+begun() {
+    agentkeys read my-agent my-api >/dev/null 2>&1 || true
+    grep -q '"action":"read"' "$home/lines"
+}
+within 10 begun
 charge one amount=8 told /v1/charges/soon
 within 10 grep -q '"action":"ask"' "$home/lines"
 within 10 grep -q '"kind":"HighValueRelease"' "$home/lines"

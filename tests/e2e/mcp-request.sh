@@ -3,28 +3,11 @@
 # daemon, a real backend and a service over TLS that writes down what it gets.
 . "$(dirname "$0")/lib/common.sh"
 . "$(dirname "$0")/lib/mcp.sh"
-. "$(dirname "$0")/lib/oidc.sh"
-lib=$here/tests/e2e/lib
+. "$(dirname "$0")/lib/upstream.sh"
 key='sk-real-0123456789abcdefghijklmnop'
 
-oidc_certificate "$home" 127.0.0.1
-python3 "$lib/upstream.py" "$home/issuer.pem" "$home/issuer.key" "$home/got" >"$home/upstream" &
-upstream=$!
-within 10 grep -q listening "$home/upstream"
-service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/upstream")
-mkdir -m 700 "$home/run"
-SSL_CERT_FILE=$home/ca.pem "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
-    --service "my-api=$service" --service "openai=$service" 2>>"$home/serve.log" >"$home/ready" &
-backend=$!
-within 10 grep -q '^listening' "$home/ready"
-export AGENTKEYS_BACKEND=unix:$home/run/s
-on_exit() {
-    local code=$?
-    kill "$upstream" "$backend" 2>/dev/null || true
-    finish "$code"
-}
-trap on_exit EXIT
-agentkeys init >/dev/null 2>&1
+begin_service
+begin_backend "my-api=$service" "openai=$service"
 for name in my-api openai; do
     printf '%s' "$key" | agentkeys store bot "$name" - --expose broker >/dev/null 2>&1
 done

@@ -2,28 +2,11 @@
 # The gateway as a good client: it asks again where a service did nothing, and not where it may have;
 # it waits as long as the service says, and keeps to a rate. And who does not read is cut off too.
 . "$(dirname "$0")/lib/common.sh"
-. "$(dirname "$0")/lib/oidc.sh"
-lib=$here/tests/e2e/lib
+. "$(dirname "$0")/lib/upstream.sh"
 
-oidc_certificate "$home" 127.0.0.1
-python3 "$lib/upstream.py" "$home/issuer.pem" "$home/issuer.key" "$home/got" >"$home/upstream" &
-upstream=$!
-within 10 grep -q listening "$home/upstream"
-service=https://127.0.0.1:$(sed -n 's/^listening //p' "$home/upstream")
+begin_service
 free=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-mkdir -m 700 "$home/run"
-SSL_CERT_FILE=$home/ca.pem "$AGENTKEYS" serve --listen "unix:$home/run/s" --data "$home/data" \
-    --service "my-api=$service" --service "late-api=https://127.0.0.1:$free" 2>>"$home/serve.log" >"$home/ready" &
-backend=$!
-within 10 grep -q '^listening' "$home/ready"
-export AGENTKEYS_BACKEND=unix:$home/run/s
-on_exit() {
-    local code=$?
-    kill "$upstream" "$backend" 2>/dev/null || true
-    finish "$code"
-}
-trap on_exit EXIT
-agentkeys init >/dev/null 2>&1
+begin_backend "my-api=$service" "late-api=https://127.0.0.1:$free"
 for name in my-api late-api; do printf 'a-key-of-%s' "$name" | agentkeys store my-agent "$name" - >/dev/null 2>&1; done
 broker() { agentkeys run --broker my-agent -- "$@"; }
 # ask PATH [CURL'S OPTIONS]: the status that the program sees.
