@@ -49,9 +49,9 @@ use self::signing::{MAX_SIGNED_BODY, Signing};
 use self::upstream::{NotConnected, Upstream};
 use self::websocket::Socket;
 use super::clock::Entropy;
-use super::http::{Forward, Forwarded};
+use super::http::{AnswerBody, Forward, Forwarded};
 use super::peer::Peer;
-use super::vault::{InUse, Purpose, Right, Taken, Vault};
+use super::vault::{InUse, Purpose, Right, Vault};
 use crate::core::catalog::Sent;
 use crate::core::gateway::{
     Field, MAX_HELD_BODY, RequestHead, ResponseHead, ServicePlace, field_text, is_hop_by_hop,
@@ -206,14 +206,18 @@ impl Forward for Gateway {
         if has_body || websocket {
             coming = Coming::Streamed(first, body);
         }
-        if let Some(signing) = signing.as_mut().filter(|signing| signing.wants_body()) {
+        let signing_body = signing.as_mut().filter(|signing| signing.wants_body());
+        let is_kept = has_body && is_small && !websocket;
+        if signing_body.is_some() || is_kept {
             // Nobody else has anything kept here.
             self.vault.knows(&session).await?;
+        }
+        if let Some(signing) = signing_body {
             room = Some(self.room.enter(&headers)?);
             let whole = coming.whole(MAX_SIGNED_BODY, signing::too_large).await?;
             signing.take_body(&whole);
             coming = Coming::Whole(whole);
-        } else if has_body && is_small && !websocket {
+        } else if is_kept {
             coming = Coming::Whole(coming.whole(MAX_KEPT, held::too_large).await?);
         }
         let asked = Asked {
@@ -229,12 +233,12 @@ impl Forward for Gateway {
             place,
         };
         let answered = match self.vault.use_in_turn(&peer, &session, &purpose).await? {
-            Taken::InUse(using) => {
+            Some(using) => {
                 let again = Again { peer, session, purpose };
-                self.ask(asked, using, coming.sent(websocket), Some(again)).await
+                let answered = self.ask(asked, using, coming.sent(websocket), Some(again)).await;
+                answered.map(|(head, body)| Forwarded::Answered(head, body))
             }
-            Taken::Asks => self.hold(peer, &session, purpose, asked, coming, websocket).await,
-            Taken::Later(_) => Err(Problem::internal()),
+            None => self.hold(peer, &session, purpose, asked, coming, websocket).await,
         };
         drop(room);
         answered
@@ -264,15 +268,15 @@ impl Gateway {
         let host = asked.host.as_deref().unwrap_or(&asked.authority);
         let act = held::act(host, &asked.target, &asked.headers, &whole)?;
         match self.vault.hold(peer, session, purpose, act).await? {
-            Ok(using) => self.ask(asked, using, outgoing, None).await,
+            Ok(using) => {
+                let (head, body) = self.ask(asked, using, outgoing, None).await?;
+                Ok(Forwarded::Answered(head, body))
+            }
             Err(waiting) => {
                 let held = waiting.held().clone();
                 let later = async move {
                     let using = waiting.answer().await?;
-                    match self.ask(asked, using, outgoing, None).await? {
-                        Forwarded::Answered(head, body) => Ok((head, body)),
-                        Forwarded::Held(..) => Err(Problem::internal()),
-                    }
+                    self.ask(asked, using, outgoing, None).await
                 };
                 Ok(Forwarded::Held(held, Box::pin(later)))
             }
@@ -287,7 +291,7 @@ impl Gateway {
         mut using: Box<InUse>,
         mut outgoing: Outgoing,
         again: Option<Again>,
-    ) -> Answer<Forwarded> {
+    ) -> Answer<(ResponseHead, AnswerBody)> {
         let entropy = Entropy::system();
         let mut retries = Retries::default();
         loop {
@@ -310,14 +314,10 @@ impl Gateway {
                 problem = sent.right.lost() => return Err(problem),
             }
             let Again { peer, session, purpose } = again;
-            using = match self.vault.use_in_turn(peer, session, purpose).await? {
-                Taken::InUse(using) => using,
-                Taken::Asks | Taken::Later(_) => {
-                    let cause =
-                        "it did nothing, and its rules have changed before it was asked again";
-                    return Err(not_answered(&asked.service, &asked.authority, cause.to_owned()));
-                }
-            };
+            using = self.vault.use_in_turn(peer, session, purpose).await?.ok_or_else(|| {
+                let cause = "it did nothing, and its rules have changed before it was asked again";
+                not_answered(&asked.service, &asked.authority, cause.to_owned())
+            })?;
             outgoing = kept;
         }
     }
@@ -387,7 +387,7 @@ impl Gateway {
     }
 
     /// What the service answered, for the program.
-    async fn answer(&self, asked: Asked, sent: Sending) -> Answer<Forwarded> {
+    async fn answer(&self, asked: Asked, sent: Sending) -> Answer<(ResponseHead, AnswerBody)> {
         let Asked { service, authority, method, place, .. } = asked;
         let Sending { answered, frames, right, scrubber, mut meter, bearer } = sent;
         let mut response = answered.map_err(|why| {
@@ -423,13 +423,13 @@ impl Gateway {
         };
         let Some(frames) = frames else {
             let body = Relayed::new(body, scrubber, right, meter, place).boxed_unsync();
-            return Ok(Forwarded::Answered(head, body));
+            return Ok((head, body));
         };
         let upgraded = tokio::time::timeout(UNTIL_UPGRADED, upgraded).await;
         let broken = || not_answered(&service, &authority, "it agreed and hung up".to_owned());
         let upgraded = upgraded.map_err(|_| broken())?.map_err(|_| broken())?;
         let body = Socket::new(upgraded, frames, scrubber, right, place).boxed_unsync();
-        Ok(Forwarded::Answered(head, body))
+        Ok((head, body))
     }
 }
 

@@ -13,7 +13,7 @@ use super::access::Access;
 use super::journal::Proposal;
 use super::opening::Asking;
 use super::rows::{AgentRow, Progress, ReleaseRow, RequestRow, SessionKind, SessionRow};
-use super::using::{InUse, Purpose, Taken};
+use super::using::{InUse, Purpose};
 use super::verdict::Asker;
 use super::{Inner, Loaded, MAX_TRIES, Vault, answer, keys, sweep};
 use crate::backend::peer::Peer;
@@ -266,8 +266,11 @@ impl Waiting {
         loop {
             // Looked at in this order: what approves it is one commit with its release.
             let found = self.look().await?;
-            let taken = vault.use_in_turn(&self.peer, &self.session, &self.purpose);
-            if let Taken::InUse(using) = taken.await? {
+            let taken = vault.use_in_turn(&self.peer, &self.session, &self.purpose).await;
+            if taken.is_err() {
+                self.place.vault.holding.answered(&self.place.of);
+            }
+            if let Some(using) = taken? {
                 self.place.vault.holding.answered(&self.place.of);
                 if using.by != Some(self.place.request) {
                     self.withdraw().await;
@@ -372,8 +375,7 @@ impl Vault {
     ) -> Answer<Result<Box<InUse>, Waiting>> {
         let purpose = Purpose { act: Some(act), ..purpose };
         for _ in 0..MAX_TRIES {
-            let taken = self.use_in_turn(&peer, session, &purpose).await?;
-            if let Taken::InUse(using) = taken {
+            if let Some(using) = self.use_in_turn(&peer, session, &purpose).await? {
                 return Ok(Ok(using));
             }
             let access = self.0.authenticate(session).await?;

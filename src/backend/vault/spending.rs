@@ -54,7 +54,8 @@ impl Charge {
         if amount == 0 {
             return;
         }
-        let counted = stated.input + stated.cached + stated.kept[0] + stated.kept[1];
+        let sent = [stated.input, stated.cached, stated.kept[0], stated.kept[1]];
+        let counted = sent.into_iter().fold(0, u64::saturating_add);
         let mut detail = format!(
             "{} {amount}: {}{counted} tokens sent, {} answered",
             Layer::ServicePayment.as_str(),

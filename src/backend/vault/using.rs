@@ -202,7 +202,8 @@ impl Vault {
         }
     }
 
-    /// The same as [`Vault::use_credential`], when it is its turn.
+    /// The same as [`Vault::use_credential`], when it is its turn; `None` if its master is to be
+    /// asked.
     ///
     /// # Errors
     /// Those, and `RATE_LIMITED` when that is too far off.
@@ -211,7 +212,7 @@ impl Vault {
         peer: &Peer,
         session: &SessionToken,
         purpose: &Purpose,
-    ) -> Answer<Taken> {
+    ) -> Answer<Option<Box<InUse>>> {
         let until = tokio::time::Instant::now() + LONGEST_TURN;
         loop {
             match self.use_credential(peer.clone(), session, purpose).await? {
@@ -219,7 +220,8 @@ impl Vault {
                     return Err(too_many(purpose, wait));
                 }
                 Taken::Later(wait) => tokio::time::sleep(wait).await,
-                taken => return Ok(taken),
+                Taken::InUse(using) => return Ok(Some(using)),
+                Taken::Asks => return Ok(None),
             }
         }
     }
