@@ -68,6 +68,13 @@ echo "at once $fast, in their turn $turn, refused $refused"
 [ $((fast + turn + refused)) -eq 40 ]
 agentkeys budget my-agent my-api --per-minute none 2>/dev/null
 
+say "Nothing is kept for whoever has no good session: they are refused before their body is there"
+master=$(jq -r '.sessions[0].session' "$(find "$home" -name sessions.json)")
+call() { curl -s --unix-socket "$home/run/s" -H "Authorization: Bearer $master" -H 'Content-Type: application/json' "http://localhost$1" -d "$2"; }
+child=$(call /session/child '{"agent_id":"my-agent","scope":{"read_only":true}}')
+call /session/revoke "{\"target_session\":\"$(jq -r .session_id <<<"$child")\"}" >/dev/null
+expect "403 0" python3 "$lib/stranger.py" "$home/run/s" "$(jq -r .session <<<"$child")" my-agent my-api
+
 say "A program that does not read: the service is hung up on within a second of the revocation"
 broker python3 -c '
 import os, socket, time, urllib.parse
